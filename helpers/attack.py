@@ -1,0 +1,249 @@
+"""The zero-out attack: its loop and its result.
+
+Minimising features is not new (Wang et al. 2018, PhotoGuard 2023); reaching exactly zero,
+in the saved 8-bit file, needs a slope where the output is flat (`hinge`), the forward pass on
+rounded pixels, and weights that grow on the units that stay awake (both in `_Search`).
+"""
+
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from helpers.certificate import Certificate, certify, count_nonzero, main, nonzero_and_margin, room
+from helpers.images import check_images, on_grid, to_grid
+from helpers.networks import Base
+
+__all__ = ["Certificate", "Result", "certify", "hinge", "zero_out"]
+
+Loss = Callable[[Tensor, float], Tensor]
+OnStep = Callable[[int, Tensor, Tensor], None]
+SECOND_MOMENT = 0.99  # Adam's memory of squared gradients, in a run of some hundred steps
+SPARE = 0.05  # share of the margin that must be reached before a picture counts as done
+
+
+def hinge(z: Tensor, margin: float) -> Tensor:
+    """What each pre-activation lacks to lie `margin` below zero. It has a slope where the output has none."""
+    return torch.relu(z + margin)
+
+
+@dataclass
+class Result:
+    """Pictures after the attack, and how far it came.
+
+    images: (N, 3, H, W) on the 8-bit grid. nonzero: outputs left per picture of `outputs`,
+    counted in float32 on those images. margin: how far the largest pre-activation lies below
+    zero (negative: above). steps: gradient steps until then. history: for each picture the
+    outputs left after 0, 1, 2, ... steps. original: the pictures given.
+    """
+
+    images: Tensor
+    original: Tensor
+    nonzero: list[int]
+    margin: list[float]
+    steps: list[int]
+    outputs: int
+    history: list[list[int]] = field(repr=False)
+
+    def __str__(self) -> str:
+        zeroed = sum(n == 0 for n in self.nonzero)
+        left = ", ".join(f"{n:,}" for n in self.nonzero)
+        return f"{zeroed} of {len(self.nonzero)} pictures zeroed; outputs left of {self.outputs:,}: {left}"
+
+
+def zero_out(
+    base: Base,
+    images: Tensor,
+    *,
+    eps: float = 8 / 255,
+    steps: int = 100,
+    step_size: float = 16 / 255,
+    momentum: float = 0.9,
+    margin: float = 1.0,
+    focus: float = 1.0,
+    loss: Loss = hinge,
+    random_start: bool = False,
+    seed: int = 0,
+    autocast: bool | None = None,
+    on_step: OnStep | None = None,
+) -> Result:
+    """Change each pixel by at most eps until every output of the base is exactly zero.
+
+    images: (N, 3, H, W) in [0, 1] on the 8-bit grid; never modified. eps: budget per pixel in
+    units of [0, 1], rounded down to whole 1/255. steps: gradient steps at most. step_size: of
+    the first step, falling to zero on a cosine. momentum: Adam's first moment. margin: how far
+    below zero pre-activations are pushed. focus: growth per step of the weight of units that
+    are still awake (0: none). loss: (pre-activations, margin) -> loss of each unit.
+    random_start: begin anywhere in the budget. autocast: search in bfloat16 (None: where the
+    machine computes it natively); the verdict is always float32. on_step(step, images, nonzero)
+    sees the rounded pictures and their counts; what it raises ends the attack, and
+    KeyboardInterrupt ends it with the best pictures so far.
+
+    A picture leaves the batch as soon as its rounded form is verified to be zero. Otherwise
+    its best rounded form is returned: fewest outputs, then largest margin. Raises ValueError
+    or TypeError for bad input before any work.
+    """
+    images = check_attack(base, images, eps, steps, step_size, momentum, margin, focus)
+    search = _Search(base, images, eps, margin, loss, autocast)
+    if random_start:
+        search.scatter(seed)
+    try:
+        for step in range(steps + 1):
+            z, slope = search.look(need_slope=step < steps)
+            if on_step is not None:
+                on_step(step, *search.now())
+            if search.finished(step, last=step == steps):
+                break
+            rate = step_size * (1 + math.cos(math.pi * step / steps)) / 2
+            search.move(z, slope, rate, momentum, focus)
+    except KeyboardInterrupt:
+        pass  # what was reached so far is worth having
+    return search.result()
+
+
+def check_attack(
+    base: Base, images: Tensor, eps: float, steps: int, step_size: float, momentum: float, margin: float, focus: float
+) -> Tensor:
+    """Raise one clear error for bad input; return the images on the base's device."""
+    check_images(images)
+    if not on_grid(images):
+        raise ValueError("images are not on the 8-bit grid; round them with to_grid, as a PNG file would")
+    if not isinstance(base, Base):
+        remedy = "give its .base" if isinstance(getattr(base, "base", None), Base) else "make one with helpers.networks"
+        raise TypeError(f"base is a {type(base).__name__}, not a Base; {remedy}")
+    if base.training:
+        raise ValueError("the network is in training mode, so that its output is random; call base.eval()")
+    if not 0 <= eps <= 1:
+        raise ValueError(f"eps is {eps}; it is a share of [0, 1], for example {min(abs(eps), 255):g}/255")
+    if 0 < eps < 0.999 / 255:
+        raise ValueError(f"eps is {eps:g}, less than one of 255 grey levels; an 8-bit file cannot hold it")
+    if not isinstance(steps, int) or steps < 0:
+        raise ValueError(f"steps is {steps!r}; give a whole number, 0 or more")
+    for name, value in {"step_size": step_size, "margin": margin, "focus": focus}.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} is {value}; give a number of at least 0")
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum is {momentum}; give a number from 0 up to, but below, 1")
+    return images.to(base.mean.device)
+
+
+class _Search:
+    """The pictures still in work: compact tensors, of which finished pictures are dropped."""
+
+    def __init__(
+        self, base: Base, images: Tensor, eps: float, margin: float, loss: Loss, autocast: bool | None
+    ) -> None:
+        if base.threshold is None and loss is hinge:
+            raise ValueError(
+                f"{base.name} does not end in an activation with a flat part, so its output cannot be exactly "
+                "zero; to come near, give loss=lambda z, margin: z**2"
+            )
+        self.base, self.loss, self.margin, self.original = base, loss, margin, images
+        self.threshold = base.threshold or 0.0
+        self.device = images.device.type
+        self.autocast = native_bfloat16(images.device) if autocast is None else autocast
+        budget = math.floor(eps * 255 + 1e-3) / 255
+        x = images.clone(memory_format=torch.channels_last)
+        low, high = (x - budget).clamp_(min=0), (x + budget).clamp_(max=1)
+        self.alive = list(range(len(images)))
+        self.work = [x, low, high, torch.zeros_like(x), torch.zeros_like(x), torch.ones((), device=x.device)]
+        self.moves = 0
+        self.best = images.clone()
+        self.best_count = torch.full((len(images),), torch.inf, device=x.device)
+        self.best_margin = torch.full_like(self.best_count, -torch.inf)
+        self.counts: list[tuple[list[int], Tensor]] = []
+
+    def scatter(self, seed: int) -> None:
+        """Begin anywhere in the budget; the same place on every device."""
+        x, low, high, *_ = self.work
+        where = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)).to(x)
+        x.copy_(low + (high - low) * where)
+
+    def look(self, need_slope: bool) -> tuple[Tensor, Tensor | None]:
+        """Forward on the rounded pixels; note the best. Return pre-activations and the loss's slope."""
+        # The slope is taken at the rounded picture and applied to the unrounded one (straight-through
+        # rounding): what counts is the file, and the count needs no forward pass of its own.
+        rounded = to_grid(self.work[0]).requires_grad_(need_slope)
+        with torch.set_grad_enabled(need_slope), torch.autocast(self.device, torch.bfloat16, enabled=self.autocast):
+            z = self.base.pre_activations(rounded)
+        z = z.float()
+        self._note(rounded.detach(), z.detach())
+        if not need_slope:
+            return z, None
+        losses = self.loss(z - self.threshold, self.margin) * self.work[5]
+        return z.detach(), torch.autograd.grad(losses.sum(), rounded)[0]
+
+    def _note(self, rounded: Tensor, z: Tensor) -> None:
+        count = count_nonzero(self.base.rest(z)).float()
+        margin = room(self.base, z)
+        old_count, old_margin = self.best_count[self.alive], self.best_margin[self.alive]
+        better = (count < old_count) | (count == old_count) & (margin > old_margin)
+        self.best[self.alive] = torch.where(better.view(-1, 1, 1, 1), rounded, self.best[self.alive])
+        self.best_count[self.alive] = torch.where(better, count, old_count)
+        self.best_margin[self.alive] = torch.where(better, margin, old_margin)
+        self.counts.append((list(self.alive), count))
+        self.rounded = rounded
+
+    def now(self) -> tuple[Tensor, Tensor]:
+        """All pictures as they are now (finished ones as they finished) and their counts."""
+        images, counts = self.best.clone(), self.best_count.clone()
+        images[self.alive], counts[self.alive] = self.rounded, self.counts[-1][1]
+        return images, counts.long()
+
+    def finished(self, step: int, last: bool) -> bool:
+        """Verify in float32 what looks zero, drop it, and tell whether nothing is left to do."""
+        every = 1 if self.device == "cpu" else 10  # reading a count makes a GPU wait
+        if last or step % every:
+            return last
+        ready = (self.best_count == 0) & (self.best_margin >= SPARE * self.margin)
+        ready = [i for i in self.alive if ready[i]]
+        if ready:
+            count, margin = nonzero_and_margin(self.base, self.best[ready])
+            self.best_count[ready], self.best_margin[ready] = count.float(), margin
+            done = {i for i, number in zip(ready, count.tolist(), strict=True) if number == 0}
+            keep = [place for place, i in enumerate(self.alive) if i not in done]
+            self.work = [tensor[keep] if tensor.ndim else tensor for tensor in self.work]
+            self.alive = [self.alive[place] for place in keep]
+        return not self.alive
+
+    def move(self, z: Tensor, slope: Tensor, rate: float, momentum: float, focus: float) -> None:
+        """One step of Adam (Kingma & Ba 2015) inside the budget, then weigh stubborn units up."""
+        x, low, high, first, second, weight = self.work
+        keep = [i for i, alive in enumerate(self.counts[-1][0]) if alive in set(self.alive)]
+        if len(keep) < len(z):
+            z, slope = z[keep], slope[keep]
+        self.moves += 1
+        first.lerp_(slope, 1 - momentum)
+        second.lerp_(slope.square(), 1 - SECOND_MOMENT)
+        scale = (second / (1 - SECOND_MOMENT**self.moves)).sqrt_().add_(1e-12)
+        x.addcdiv_(first, scale, value=-rate / (1 - momentum**self.moves))
+        torch.clamp(x, low, high, out=x)
+        # A unit that is awake now counts more from now on: without it, a few stubborn ones are
+        # outvoted by the many that sleep within the margin.
+        self.work[5] = weight + focus * (z > self.threshold)
+
+    def result(self) -> Result:
+        """The best pictures, judged once more in float32."""
+        count, margin = nonzero_and_margin(self.base, self.best)
+        history: list[list[int]] = [[] for _ in self.best]
+        for alive, counts in self.counts:
+            for i, number in zip(alive, counts.tolist(), strict=True):
+                history[i].append(int(number))
+        steps = [len(numbers) - 1 for numbers in history]
+        outputs = math.prod(self.base.feature_shape)
+        return Result(self.best, self.original, count.tolist(), margin.tolist(), steps, outputs, history)
+
+
+def native_bfloat16(device: torch.device) -> bool:
+    """Whether the machine computes bfloat16 natively, about twice as fast as float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
+    return device.type == "cpu" and probe is not None and probe()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,317 @@
+"""Networks split where the zero-out attack reads them: a frozen base and a head.
+
+Networks take pictures in [0, 1]; the normalisation is inside, so a budget of 8/255
+means 8 of 255 grey levels. All weights are frozen and no ReLU works in place.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import timm
+import torch
+from sklearn.linear_model import LogisticRegression
+from timm.data import ImageNetInfo
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from helpers import weights as files
+from helpers.images import check_images
+from helpers.runtime import progress
+
+CAFFE_MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)  # of the Oxford networks, RGB
+CAFFE_STD = (1 / 255, 1 / 255, 1 / 255)
+ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Hardtanh, nn.ELU, nn.Mish)
+
+
+class Base(nn.Module):
+    """A frozen network up to its last layer.
+
+    body: normalised pictures -> pre-activations, the last layer before its final ReLU;
+    rest: pre-activations -> features, what a head receives. Both stay as given; their
+    weights are frozen. threshold: pre-activations at or below it give outputs of exactly
+    zero (0 for a ReLU, None where the last activation has no flat part).
+    """
+
+    def __init__(
+        self,
+        body: nn.Module,
+        rest: nn.Module,
+        *,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+        size: int = 224,
+        name: str = "network",
+        sha256: str = "",
+    ) -> None:
+        super().__init__()
+        self.body, self.rest, self.size, self.name = body, rest, size, name
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+        for module in self.modules():
+            if getattr(module, "inplace", False):
+                module.inplace = False  # would overwrite the pre-activations
+        self.requires_grad_(False).eval()
+        self.to(memory_format=torch.channels_last)
+        self.sha256 = sha256 or state_digest(self)
+        with torch.no_grad():
+            z = self.pre_activations(torch.zeros(1, 3, size, size))
+            self.feature_shape = tuple(rest(z).shape[1:])
+            scan = torch.linspace(-16, 0, 161).view(161, *[1] * (z.ndim - 1))
+            silent = rest(scan.expand(161, *z.shape[1:])).flatten(1).eq(0).all(1).cumprod(0)
+        self.threshold = scan[int(silent.sum()) - 1].item() if silent[0] else None
+
+    def pre_activations(self, x: Tensor) -> Tensor:
+        """Pictures (N, 3, H, W) in [0, 1] -> last layer before its final ReLU (VGG-16: N, 512, 14, 14)."""
+        return self.body((x - self.mean) / self.std)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Pictures (N, 3, H, W) in [0, 1] -> what a head receives (VGG-16: N, 512, 7, 7)."""
+        return self.rest(self.pre_activations(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.features(x)
+
+
+class Classifier(nn.Module):
+    """A base and a head trained on its features; forward returns logits (N, K)."""
+
+    def __init__(self, base: Base, head: nn.Module, labels: Sequence[str]) -> None:
+        super().__init__()
+        self.base, self.head, self.labels = base, head.eval().requires_grad_(False), list(labels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.base.features(x))
+
+    @torch.no_grad()
+    def probabilities(self, x: Tensor) -> Tensor:
+        """Pictures (N, 3, H, W) in [0, 1] -> softmax probabilities (N, K)."""
+        check_images(x)
+        return self(x).softmax(1)
+
+    def predict(self, x: Tensor, top: int = 5) -> list[list[tuple[str, float]]]:
+        """For each picture its `top` best (label, probability), the best first."""
+        return [best_labels(row, self.labels, top) for row in self.probabilities(x)]
+
+    @torch.no_grad()
+    def blank(self) -> Tensor:
+        """The probabilities (K,) when all features are zero: what the biases alone say."""
+        zeros = torch.zeros(1, *self.base.feature_shape, device=self.base.mean.device, dtype=self.base.mean.dtype)
+        return self.head(zeros).softmax(1)[0]
+
+
+def best_labels(probabilities: Tensor, labels: Sequence[str], top: int = 5) -> list[tuple[str, float]]:
+    """The `top` largest of probabilities (K,) with their labels."""
+    values, places = probabilities.topk(min(top, len(labels)))
+    return [(labels[i], p) for i, p in zip(places.tolist(), values.tolist(), strict=True)]
+
+
+def state_digest(module: nn.Module) -> str:
+    """sha256 over the weights and buffers of a module, in their order, as float32 bytes."""
+    digest = hashlib.sha256()
+    for tensor in module.state_dict().values():
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def vgg_layers() -> nn.Sequential:
+    """The convolutional part of VGG-16 (Simonyan & Zisserman 2015), numbered as in torchvision."""
+    layers: list[nn.Module] = []
+    channels = 3
+    for block in ([64] * 2, [128] * 2, [256] * 3, [512] * 3, [512] * 3):
+        for width in block:
+            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
+            channels = width
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers)
+
+
+def vgg16_base() -> Base:
+    """The convolutional base of VGG-16 with the Oxford weights (bundled): 25,088 features."""
+    layers = vgg_layers()
+    layers.load_state_dict(files.load_bundled(files.VGG16_BASE))
+    sha256 = files.VGG16_BASE.digest
+    return Base(layers[:29], layers[29:], mean=CAFFE_MEAN, std=CAFFE_STD, name="vgg16 (Oxford)", sha256=sha256)
+
+
+def imagenet_labels() -> list[str]:
+    """The 1000 ImageNet class names, the first of each class's synonyms."""
+    info = ImageNetInfo()
+    return [info.index_to_description(i).split(",")[0] for i in range(1000)]
+
+
+def vgg16(weights: str = "oxford", path: str | Path | None = None) -> Classifier:
+    """The full VGG-16 with its ImageNet head; a large file, found in caches or downloaded.
+
+    weights: "oxford" (bundled base, dense layers from Keras' 553 MB file) or "torchvision"
+    (trained anew: other features, other blank prediction). Search order of the file: path,
+    ZERO_OUT_WEIGHTS, torch's and Keras' caches, Kaggle inputs, download. Raises ValueError
+    or FileNotFoundError with the remedy.
+    """
+    if weights == "oxford":
+        base = vgg16_base()
+        dense = files.keras_head(files.find_or_download(files.KERAS_VGG16, path))
+    elif weights == "torchvision":
+        file = files.find_or_download(files.TORCHVISION_VGG16, path)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        layers = vgg_layers()
+        layers.load_state_dict({k.removeprefix("features."): v for k, v in state.items() if k.startswith("features")})
+        mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+        base = Base(layers[:29], layers[29:], mean=mean, std=std, name="vgg16 (torchvision)")
+        names = {"0": "fc1", "3": "fc2", "6": "predictions"}
+        dense = {f"{names[k.split('.')[1]]}.{k.split('.')[2]}": v for k, v in state.items() if "classifier" in k}
+    else:
+        raise ValueError(f"weights is {weights!r}; give 'oxford' or 'torchvision'")
+    return Classifier(base, dense_head(dense), imagenet_labels())
+
+
+def dense_head(state: dict[str, Tensor]) -> nn.Sequential:
+    """VGG's head from the weights of fc1, fc2 and predictions (dropout does nothing when testing)."""
+    head = nn.Sequential(nn.Flatten())
+    for name in ("fc1", "fc2", "predictions"):
+        outputs, inputs = state[f"{name}.weight"].shape
+        linear = nn.utils.skip_init(nn.Linear, inputs, outputs)
+        linear.load_state_dict({"weight": state[f"{name}.weight"], "bias": state[f"{name}.bias"]})
+        head.append(linear)
+        if name != "predictions":
+            head.append(nn.ReLU())
+    return head
+
+
+class Stopped(Exception):
+    """Carries the input of the tapped layer out of a forward pass."""
+
+
+class UpTo(nn.Module):
+    """Run a module only up to the input of one of its layers, and return that input."""
+
+    def __init__(self, run: Callable[[Tensor], Tensor], model: nn.Module, layer: nn.Module) -> None:
+        super().__init__()
+        self.model, self.run = model, run
+        self.layer = [layer]  # in a list: it is already a part of the model
+
+    def forward(self, x: Tensor) -> Tensor:
+        def stop(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            raise Stopped(inputs[0])
+
+        handle = self.layer[0].register_forward_pre_hook(stop)
+        try:
+            self.run(x)
+        except Stopped as stopped:
+            return stopped.args[0]
+        finally:
+            handle.remove()
+        raise RuntimeError("the tapped layer did not run")
+
+
+def from_timm(name: str, *, pretrained: bool = False, seed: int = 0, **settings: object) -> Classifier:
+    """Any network that timm knows, split at its last activation.
+
+    pretrained=False gives random weights (fixed by seed): good for trying, not a classifier.
+    Settings go to timm.create_model. Where the features do not end in an activation (a final
+    LayerNorm, say), pre-activations are the features themselves and threshold is None.
+    Raises ValueError for a name that timm does not know.
+    """
+    if not timm.is_model(name):
+        close = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5])
+        raise ValueError(f"timm has no model {name!r}; close to it: {close or 'see timm.list_models()'}")
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        model = timm.create_model(name, pretrained=pretrained, **settings).eval()
+    config = model.pretrained_cfg
+    base = split(
+        model, model.forward_features, mean=config["mean"], std=config["std"], size=config["input_size"][-1], name=name
+    )
+    head = Head(model.forward_head, model)
+    count = model.num_classes
+    return Classifier(base, head, imagenet_labels() if count == 1000 else [str(i) for i in range(count)])
+
+
+class Head(nn.Module):
+    """The head of a timm network."""
+
+    def __init__(self, run: Callable[[Tensor], Tensor], model: nn.Module) -> None:
+        super().__init__()
+        self.run, self.model = run, model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x)
+
+
+@torch.no_grad()
+def split(model: nn.Module, run: Callable[[Tensor], Tensor], *, size: int = 224, **about: object) -> Base:
+    """Split a network at its last activation; run: normalised pictures -> features."""
+    seen: list[nn.Module] = []
+    hooks = [
+        m.register_forward_hook(lambda module, *_: seen.append(module))
+        for m in model.modules()
+        if isinstance(m, ACTIVATIONS)
+    ]
+    x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    features = run(x)
+    for hook in hooks:
+        hook.remove()
+    for layer in seen[-1:]:
+        if getattr(layer, "inplace", False):
+            layer.inplace = False
+        body = UpTo(run, model, layer)
+        for rest in (layer, nn.Sequential(layer, nn.MaxPool2d(2))):
+            y = rest(body(x))
+            if y.shape == features.shape and torch.equal(y, features):
+                return Base(body, rest, size=size, **about)
+    return Base(Head(run, model), nn.Identity(), size=size, **about)
+
+
+def efficientnet_lite0() -> Classifier:
+    """EfficientNet-Lite0 with its 1000 ImageNet classes (bundled); ends in a ReLU6: 62,720 features."""
+    model = timm.create_model("tf_efficientnet_lite0")
+    model.load_state_dict(files.load_bundled(files.EFFICIENTNET_LITE0), strict=False)
+    # (x * 255 - 127) / 128 is what these weights were trained with; ImageNet's mean and
+    # deviation, timm's default, cost a fifth of the albatross.
+    base = split(
+        model.eval(),
+        model.forward_features,
+        mean=(127 / 255,) * 3,
+        std=(128 / 255,) * 3,
+        name="efficientnet_lite0",
+        sha256=files.EFFICIENTNET_LITE0.digest,
+    )
+    return Classifier(base, Head(model.forward_head, model), imagenet_labels())
+
+
+@torch.no_grad()
+def embed(base: Base, images: Tensor, batch: int = 16) -> Tensor:
+    """The features of many pictures (N, 3, H, W), flat: (N, 25,088) for VGG-16, on the CPU."""
+    check_images(images)
+    pieces = progress(images.split(batch), "features of pictures: batch")
+    return torch.cat([base.features(piece.to(base.mean.device)).flatten(1).cpu() for piece in pieces])
+
+
+class Direction(nn.Module):
+    """Divide each feature vector by its length, as scikit-learn's Normalizer; zero stays zero."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.normalize(x, dim=1)
+
+
+def train_head(base: Base, images: Tensor, labels: Sequence[str], *, c: float = 30.0, seed: int = 0) -> Classifier:
+    """Transfer learning: a linear head on the frozen base, in seconds.
+
+    images (N, 3, H, W) in [0, 1] with N labels. The features are averaged over positions,
+    scaled to length one and given to scikit-learn's LogisticRegression (c: inverse of its
+    regularisation). Raises ValueError when the numbers differ or only one class is there.
+    """
+    check_images(images)
+    if len(images) != len(labels):
+        raise ValueError(f"{len(images)} pictures but {len(labels)} labels; give one label per picture")
+    if len(set(labels)) < 2:
+        raise ValueError("all labels are the same; a classifier needs at least two classes")
+    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), Direction())
+    vectors = pool(embed(base, images).unflatten(1, base.feature_shape))
+    model = LogisticRegression(C=c, max_iter=2000, random_state=seed).fit(vectors.numpy(), list(labels))
+    linear = nn.Linear(vectors.shape[1], len(model.classes_))
+    weight, bias = torch.from_numpy(model.coef_), torch.from_numpy(model.intercept_)
+    if len(bias) == 1:  # two classes: scikit-learn keeps one row, the difference of ours
+        weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+    linear.load_state_dict({"weight": weight.float(), "bias": bias.float()})
+    return Classifier(base, nn.Sequential(*pool, linear).to(base.mean.device), list(model.classes_))
