@@ -78,7 +78,7 @@ class Certificate:
         verdict = "blind: every output is exactly zero" if self.zero else "not blind"
         lines = [
             f"{self.picture}: {verdict}",
-            f"  {self.network}: {self.nonzero:,} of {self.outputs:,} outputs not zero (float64: {self.nonzero_float64:,})",
+            f"  {self.network}: {self.nonzero:,} of {self.outputs:,} outputs left, {self.nonzero_float64:,} in float64",
             f"  margin {self.margin:.2g}, float32 against float64 {self.gap:.1g}",
         ]
         if self.linf is not None:

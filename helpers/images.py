@@ -4,6 +4,7 @@ A picture is a float32 tensor (N, 3, H, W) in [0, 1]. It is "on the 8-bit grid" 
 every value is k/255: then a PNG file holds it without loss.
 """
 
+import csv
 import io
 import os
 import tempfile
@@ -19,6 +20,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
+DATA = Path(__file__).resolve().parents[1] / "data"
 HEADERS = {"User-Agent": "Mozilla/5.0 (zero-out notebooks)"}  # some hosts refuse Python's default
 
 
@@ -111,6 +113,25 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
         white = Image.new("RGBA", picture.size, "white")
         return Image.alpha_composite(white, picture).convert("RGB")
     return picture.convert("RGB")
+
+
+def load_photos(split: str, folder: Path = DATA / "photos") -> tuple[Tensor, list[str]]:
+    """The bundled photos of one split, "train" or "test": pictures (N, 3, 224, 224) and their N labels."""
+    with open(folder / "index.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == split]
+    if not rows:
+        raise ValueError(f"no photos in split {split!r}; give 'train' or 'test'")
+    return torch.cat([load_image(folder / row["file"]) for row in rows]), [row["label"] for row in rows]
+
+
+def out_folder() -> Path:
+    """Where notebooks write: the folder named by ZERO_OUT_OUT, else out/ beside helpers/ or, if that is
+    read-only (an attached data set on Kaggle), out/ in the working directory."""
+    given = os.environ.get("ZERO_OUT_OUT")
+    root = DATA.parent if os.access(DATA.parent, os.W_OK) else Path.cwd()
+    folder = Path(given) if given else root / "out"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def check_images(images: Tensor, what: str = "images") -> None:

@@ -1,0 +1,44 @@
+# Every command makes .venv when it is missing. `make help` lists them.
+PYTHON ?= python3
+BIN := .venv/bin
+NOTEBOOKS := $(wildcard notebooks/*.ipynb notebooks/solutions/*.ipynb)
+NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=600
+EXECUTE := --to notebook --execute --inplace --NotebookClient.store_widget_state=False
+
+.PHONY: help demo lab test notebooks bench clean
+
+help:
+	@echo "make demo       blind VGG-16: the Albatross demonstration, results in out/ (about a minute)"
+	@echo "make lab        open JupyterLab on the notebooks"
+	@echo "make test       lint, helpers, and every notebook against its committed outputs"
+	@echo "make notebooks  execute all notebooks in place and write the outputs"
+	@echo "make bench      measure strength and speed of the attack (slow)"
+	@echo "make clean      remove .venv and out/"
+
+.venv/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	@touch $@
+
+demo: .venv/.ready
+	@$(BIN)/python tools/demo.py
+
+lab: .venv/.ready
+	$(BIN)/jupyter lab notebooks
+
+test: .venv/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest $(NBVAL) notebooks
+
+notebooks: .venv/.ready
+	$(BIN)/python tools/sync_notebooks.py
+	for notebook in $(NOTEBOOKS); do $(BIN)/jupyter nbconvert $(EXECUTE) --log-level=WARN $$notebook || exit 1; done
+	$(BIN)/python tools/sync_notebooks.py
+
+bench: .venv/.ready
+	$(BIN)/python tests/bench.py
+
+clean:
+	rm -rf .venv out

@@ -1,0 +1,166 @@
+"""A network split where the zero-out attack reads it: a frozen base and a head.
+
+Networks take pictures in [0, 1]; the normalisation is inside, so a budget of 8/255
+means 8 of 255 grey levels. All weights are frozen and no ReLU works in place.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from helpers.images import check_images
+
+ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Hardtanh, nn.ELU, nn.Mish)
+
+
+class Base(nn.Module):
+    """A frozen network up to its last layer.
+
+    body: normalised pictures -> pre-activations, the last layer before its final ReLU;
+    rest: pre-activations -> features, what a head receives. Both stay as given; their
+    weights are frozen. threshold: pre-activations at or below it give outputs of exactly
+    zero (0 for a ReLU, None where the last activation has no flat part).
+    """
+
+    def __init__(
+        self,
+        body: nn.Module,
+        rest: nn.Module,
+        *,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
+        std: Sequence[float] = (1.0, 1.0, 1.0),
+        size: int = 224,
+        name: str = "network",
+        sha256: str = "",
+    ) -> None:
+        super().__init__()
+        self.body, self.rest, self.size, self.name = body, rest, size, name
+        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+        for module in self.modules():
+            if getattr(module, "inplace", False):
+                module.inplace = False  # would overwrite the pre-activations
+        self.requires_grad_(False).eval()
+        self.to(memory_format=torch.channels_last)
+        self.sha256 = sha256 or state_digest(self)
+        with torch.no_grad():
+            z = self.pre_activations(torch.zeros(1, 3, size, size))
+            self.feature_shape = tuple(rest(z).shape[1:])
+            scan = torch.linspace(-16, 0, 161).view(161, *[1] * (z.ndim - 1))
+            silent = rest(scan.expand(161, *z.shape[1:])).flatten(1).eq(0).all(1).cumprod(0)
+        self.threshold = scan[int(silent.sum()) - 1].item() if silent[0] else None
+
+    def pre_activations(self, x: Tensor) -> Tensor:
+        """Pictures (N, 3, H, W) in [0, 1] -> last layer before its final ReLU (VGG-16: N, 512, 14, 14)."""
+        return self.body((x - self.mean) / self.std)
+
+    def features(self, x: Tensor) -> Tensor:
+        """Pictures (N, 3, H, W) in [0, 1] -> what a head receives (VGG-16: N, 512, 7, 7)."""
+        return self.rest(self.pre_activations(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.features(x)
+
+
+class Classifier(nn.Module):
+    """A base and a head trained on its features; forward returns logits (N, K)."""
+
+    def __init__(self, base: Base, head: nn.Module, labels: Sequence[str]) -> None:
+        super().__init__()
+        self.base, self.head, self.labels = base, head.eval().requires_grad_(False), list(labels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.base.features(x))
+
+    @torch.no_grad()
+    def probabilities(self, x: Tensor) -> Tensor:
+        """Pictures (N, 3, H, W) in [0, 1] -> softmax probabilities (N, K)."""
+        check_images(x)
+        return self(x).softmax(1)
+
+    def predict(self, x: Tensor, top: int = 5) -> list[list[tuple[str, float]]]:
+        """For each picture its `top` best (label, probability), the best first."""
+        return [best_labels(row, self.labels, top) for row in self.probabilities(x)]
+
+    @torch.no_grad()
+    def blank(self) -> Tensor:
+        """The probabilities (K,) when all features are zero: what the biases alone say."""
+        zeros = torch.zeros(1, *self.base.feature_shape, device=self.base.mean.device, dtype=self.base.mean.dtype)
+        return self.head(zeros).softmax(1)[0]
+
+
+def best_labels(probabilities: Tensor, labels: Sequence[str], top: int = 5) -> list[tuple[str, float]]:
+    """The `top` largest of probabilities (K,) with their labels."""
+    values, places = probabilities.topk(min(top, len(labels)))
+    return [(labels[i], p) for i, p in zip(places.tolist(), values.tolist(), strict=True)]
+
+
+def state_digest(module: nn.Module) -> str:
+    """sha256 over the weights and buffers of a module, in their order, as float32 bytes."""
+    digest = hashlib.sha256()
+    for tensor in module.state_dict().values():
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class Stopped(Exception):
+    """Carries the input of the tapped layer out of a forward pass."""
+
+
+class UpTo(nn.Module):
+    """Run a module only up to the input of one of its layers, and return that input."""
+
+    def __init__(self, run: Callable[[Tensor], Tensor], model: nn.Module, layer: nn.Module) -> None:
+        super().__init__()
+        self.model, self.run = model, run
+        self.layer = [layer]  # in a list: it is already a part of the model
+
+    def forward(self, x: Tensor) -> Tensor:
+        def stop(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            raise Stopped(inputs[0])
+
+        handle = self.layer[0].register_forward_pre_hook(stop)
+        try:
+            self.run(x)
+        except Stopped as stopped:
+            return stopped.args[0]
+        finally:
+            handle.remove()
+        raise RuntimeError("the tapped layer did not run")
+
+
+class Head(nn.Module):
+    """The head of a timm network."""
+
+    def __init__(self, run: Callable[[Tensor], Tensor], model: nn.Module) -> None:
+        super().__init__()
+        self.run, self.model = run, model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(x)
+
+
+@torch.no_grad()
+def split(model: nn.Module, run: Callable[[Tensor], Tensor], *, size: int = 224, **about: object) -> Base:
+    """Split a network at its last activation; run: normalised pictures -> features."""
+    seen: list[nn.Module] = []
+    hooks = [
+        m.register_forward_hook(lambda module, *_: seen.append(module))
+        for m in model.modules()
+        if isinstance(m, ACTIVATIONS)
+    ]
+    x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    features = run(x)
+    for hook in hooks:
+        hook.remove()
+    for layer in seen[-1:]:
+        if getattr(layer, "inplace", False):
+            layer.inplace = False
+        body = UpTo(run, model, layer)
+        for rest in (layer, nn.Sequential(layer, nn.MaxPool2d(2))):
+            y = rest(body(x))
+            if y.shape == features.shape and torch.equal(y, features):
+                return Base(body, rest, size=size, **about)
+    return Base(Head(run, model), nn.Identity(), size=size, **about)

@@ -1,0 +1,146 @@
+"""Three kinds of figure in one style: strip, feature maps, curves. Each returns a matplotlib Figure."""
+
+import io
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import torch
+from IPython.display import display
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+WIDE, NARROW = 11.0, 6.0  # inches, the only two widths
+Prediction = Sequence[tuple[str, float]]
+LINES = ("-", "--", "-.", ":")  # beside the colour, for readers who do not see it
+INK, ACCENT = "#3f3f46", "#b45309"
+
+
+def use_style() -> None:
+    """One look for all figures: white ground (readable in dark mode), colour-blind-safe, 100 dpi."""
+    names = ("petroff10", "tableau-colorblind10")  # the first from matplotlib 3.10 on
+    plt.style.use(next(name for name in names if name in plt.style.available))
+    plt.rcParams.update(
+        {
+            "figure.dpi": 100,
+            "figure.facecolor": "white",
+            "savefig.facecolor": "white",
+            "axes.facecolor": "white",
+            "font.size": 10,
+            "axes.titlesize": 10,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "figure.constrained_layout.use": True,
+            "image.interpolation": "nearest",
+            "legend.frameon": False,
+        }
+    )
+
+
+def show(figure: Figure, alt: str) -> None:
+    """Display a figure as PNG with its alternative text, and close it."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    plt.close(figure)
+    content = {"image/png": picture.getvalue(), "text/plain": alt}
+    display(content, raw=True, metadata={"image/png": {"alt": alt}})
+
+
+def image_on(ax: Axes, image: Tensor, title: str = "") -> None:
+    """Draw one picture (3, H, W) or (1, 3, H, W) without ticks."""
+    ax.imshow(image.detach().squeeze(0).permute(1, 2, 0).float().cpu().clamp(0, 1).numpy())
+    ax.set(title=title, xticks=[], yticks=[])
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+
+
+def bars_on(ax: Axes, prediction: Prediction, title: str = "") -> None:
+    """Draw the best labels as horizontal bars on a scale from 0 to 1, each with its number."""
+    values = [value for _, value in prediction]
+    ax.barh(range(len(values)), values, color=ACCENT, height=0.6)
+    for i, (name, value) in enumerate(prediction):
+        ax.text(0, i - 0.42, f"{name}  {value:.2g}" if value < 0.1 else f"{name}  {value:.2f}", va="bottom", fontsize=9)
+    ax.set(title=title, xlim=(0, 1), ylim=(len(values) - 0.5, -0.95), yticks=[], xticks=[0, 0.5, 1])
+    ax.spines["left"].set_visible(False)
+
+
+def amplification(change: Tensor) -> int:
+    """A round factor that makes a change fill about half of the grey scale."""
+    largest = change.abs().max().item()
+    return next((k for k in (50, 30, 20, 10, 5, 3, 2) if k * largest <= 0.52), 1)
+
+
+def strip(
+    original: Tensor, attacked: Tensor, before: Prediction | None = None, after: Prediction | None = None
+) -> Figure:
+    """Original, change x k around grey, attacked picture; with predictions also their bars."""
+    k = amplification(attacked - original)
+    panels = 3 + (before is not None) + (after is not None)
+    figure, axes = plt.subplots(1, panels, figsize=(WIDE, WIDE / panels + 0.35))
+    axes = list(axes)
+    image_on(axes[0], original, "original")
+    if before is not None:
+        bars_on(axes.pop(1), before, "what it says")
+    image_on(axes[1], 0.5 + k * (attacked - original), f"change x {k}")
+    image_on(axes[2], attacked, "attacked")
+    if after is not None:
+        bars_on(axes[3], after, "what it says now")
+    return figure
+
+
+def pictures(images: Tensor | Sequence[Tensor], titles: Sequence[str], columns: int = 6) -> Figure:
+    """Many pictures (3, H, W) in rows, each with a title."""
+    rows = -(-len(images) // columns)
+    side = WIDE / columns
+    figure, axes = plt.subplots(rows, columns, figsize=(WIDE, rows * (side + 0.25)), squeeze=False)
+    for ax in axes.flat[len(images) :]:
+        ax.set_axis_off()
+    for ax, image, title in zip(axes.flat, images, titles, strict=False):
+        image_on(ax, image, title)
+    return figure
+
+
+def feature_maps(maps: Mapping[str, Tensor], titles: Sequence[str] = (), cmap: str = "viridis") -> Figure:
+    """Rows of maps (C, H, W), one row per entry, all on one colour scale with its bar."""
+    columns = max(len(row) for row in maps.values())
+    low = min(row.min().item() for row in maps.values())
+    high = max(row.max().item() for row in maps.values())
+    side = WIDE / (columns + 0.6)
+    figure, axes = plt.subplots(len(maps), columns, figsize=(WIDE, len(maps) * side + 0.4), squeeze=False)
+    for axes_row, (name, row) in zip(axes, maps.items(), strict=True):
+        for i, ax in enumerate(axes_row):
+            drawn = ax.imshow(row[i].detach().float().cpu().numpy(), cmap=cmap, vmin=low, vmax=high or 1e-9)
+            ax.set(xticks=[], yticks=[])
+            if ax is axes[0, i] and i < len(titles):
+                ax.set_title(titles[i])
+        axes_row[0].set_ylabel(name)
+    figure.colorbar(drawn, ax=axes, shrink=0.8, pad=0.01)
+    return figure
+
+
+def curves(
+    lines: Mapping[str, Sequence[float]],
+    xlabel: str,
+    ylabel: str,
+    *,
+    x: Sequence[float] | None = None,
+    log: bool = False,
+    title: str = "",
+) -> Figure:
+    """One line per entry; log: a symmetric logarithmic axis, on which zero has a place."""
+    figure, ax = plt.subplots(figsize=(NARROW, 3.4))
+    for i, (name, values) in enumerate(lines.items()):
+        ax.plot(range(len(values)) if x is None else x, values, LINES[i % len(LINES)], label=name)
+    if log:
+        ax.set_yscale("symlog", linthresh=1)
+        ax.set_ylim(bottom=0)
+    ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    ax.grid(alpha=0.25)
+    if len(lines) > 1:
+        ax.legend()
+    return figure
+
+
+def contrast(change: Tensor) -> Tensor:
+    """Any tensor (.., H, W) scaled so that its largest size becomes 1 and zero lies at 0.5."""
+    return 0.5 + change / (2 * torch.clamp(change.abs().max(), min=1e-12))

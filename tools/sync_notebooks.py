@@ -1,0 +1,199 @@
+"""Write what all notebooks share: header, setup cell, navigation, and the README's table.
+
+    python tools/sync_notebooks.py           # write
+    python tools/sync_notebooks.py --check   # exit 1 when something has drifted
+
+Cells are known by their tag (header, setup, navigation) and made when missing.
+"""
+
+import argparse
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import tomllib
+from nbformat import NotebookNode
+from nbformat.v4 import new_code_cell, new_markdown_cell
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+URL, TAG = PROJECT["urls"]["Repository"], "v" + PROJECT["version"]
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """One notebook of the sequence; minutes are for a whole run."""
+
+    name: str
+    title: str
+    question: str
+    cpu: str
+    t4: str
+
+
+NOTEBOOKS = [
+    Notebook(
+        "01_glossary",
+        "Glossary: classification, transfer learning, VGG-16",
+        "What does a pre-trained network see, and what is nothing to it?",
+        "1",
+        "1/2",
+    ),
+    Notebook(
+        "02_albatross",
+        "Albatross: making VGG-16 go blind",
+        "Can I blind a pre-trained network?",
+        "2",
+        "1/2",
+    ),
+    Notebook(
+        "03_activations",
+        "Activations: watching a network go blind",
+        "Where along the depth, and on which step, is the picture lost?",
+        "2",
+        "1/2",
+    ),
+    Notebook(
+        "04_sweeps",
+        "Sweeps: how much is needed?",
+        "Which budget, how many steps, which loss?",
+        "2",
+        "1/2",
+    ),
+    Notebook(
+        "05_defence",
+        "Defence: what can be done against it?",
+        "Which defence helps, and which cannot?",
+        "3",
+        "1",
+    ),
+    Notebook(
+        "06_bypass",
+        "Bypass: getting past the defence",
+        "Which defence still stands when the attacker knows it?",
+        "3",
+        "1",
+    ),
+]
+
+SETUP = f'''# Setup: finds the helpers here, on Colab and on Kaggle. Run this first.
+import subprocess
+import sys
+from pathlib import Path
+
+URL, TAG = "{URL}", "{TAG}"
+MARK = "helpers/attack.py"
+clouds = [p for p in map(Path, ["/content", "/kaggle/working"]) if p.is_dir()]
+mounts = [*clouds, Path("/kaggle/input")]
+places = [Path.cwd(), *Path.cwd().parents]
+places += [f.parents[1] for m in mounts for f in m.glob("*/" + MARK)]
+places += [f.parents[1] for f in mounts[-1].glob("*/*/*/" + MARK)]
+root = next((p for p in places if (p / MARK).is_file()), None)
+if root is None and clouds:  # only the notebook arrived: fetch the rest
+    root = clouds[0] / URL.rsplit("/", 1)[1]
+    git = ["git", "clone", "-q", "--depth=1", "-b", TAG, URL, str(root)]
+    if subprocess.run(git).returncode:
+        sys.exit(f"Switch the Internet on, or attach {{URL}} as a data set.")
+elif root is None:
+    sys.exit(f"helpers/ is missing: clone {{URL}} and open it from there.")
+sys.path.insert(0, str(root))'''
+
+
+def existing() -> list[Notebook]:
+    """The notebooks of the list that are there, in order."""
+    return [n for n in NOTEBOOKS if path_of(n).exists()]
+
+
+def path_of(notebook: Notebook) -> Path:
+    return ROOT / "notebooks" / f"{notebook.name}.ipynb"
+
+
+def header(notebook: Notebook, number: int) -> str:
+    blob = f"{URL.removeprefix('https://github.com/')}/blob/main/notebooks/{notebook.name}.ipynb"
+    return "\n".join(
+        [
+            f"# {number}. {notebook.title}",
+            "",
+            f"*{notebook.question}*",
+            "",
+            f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+            f"(https://colab.research.google.com/github/{blob})",
+            f"[![Open in Kaggle](https://kaggle.com/static/images/open-in-kaggle.svg)]"
+            f"(https://kaggle.com/kernels/welcome?src=https://github.com/{blob})",
+            "",
+            f"Time: about {notebook.cpu} min on a laptop without a GPU, {notebook.t4} min on a T4.",
+        ]
+    )
+
+
+def navigation(notebook: Notebook) -> str:
+    there = existing()
+    place = there.index(notebook)
+    parts = [f"[Contents]({URL}#the-notebooks)"]
+    if place > 0:
+        parts.insert(0, f"Previous: [{there[place - 1].title}]({there[place - 1].name}.ipynb)")
+    if place + 1 < len(there):
+        parts.append(f"Next: [{there[place + 1].title}]({there[place + 1].name}.ipynb)")
+    return " · ".join(parts)
+
+
+def put(book: NotebookNode, tag: str, source: str, place: int, kind: str = "markdown") -> None:
+    """Set the source of the cell with this tag; insert it at its place when missing."""
+    for cell in book.cells:
+        if tag in cell.metadata.get("tags", []):
+            cell.source = source
+            return
+    make = new_code_cell if kind == "code" else new_markdown_cell
+    cell = make(source, metadata={"tags": [tag]})
+    book.cells.insert(len(book.cells) if place < 0 else place, cell)
+
+
+def synced(path: Path) -> str:
+    """The text of a notebook with its shared cells as they should be."""
+    book = nbformat.read(path, as_version=4)
+    for number, notebook in enumerate(NOTEBOOKS, 1):
+        if path == path_of(notebook):
+            put(book, "header", header(notebook, number), 0)
+            put(book, "navigation", navigation(notebook), -1)
+    put(book, "setup", SETUP, 2, "code")
+    book.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
+    for number, cell in enumerate(book.cells):
+        cell["id"] = f"cell-{number:02d}"  # stable from run to run
+        for key in ("execution", "collapsed"):
+            cell.metadata.pop(key, None)
+    return nbformat.writes(book) + "\n"
+
+
+def table() -> str:
+    """The README's table of notebooks."""
+    rows = ["| notebook | the question it answers | CPU | T4 |", "|---|---|---|---|"]
+    rows += [f"| [{n.title}](notebooks/{n.name}.ipynb) | {n.question} | {n.cpu} min | {n.t4} min |" for n in existing()]
+    return "\n".join(rows)
+
+
+def readme(text: str) -> str:
+    return re.sub(r"(<!-- notebooks -->\n).*?(\n<!-- end -->)", lambda m: m[1] + table() + m[2], text, flags=re.S)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 on drift")
+    check = parser.parse_args().check
+    wanted = {p: synced(p) for p in sorted((ROOT / "notebooks").rglob("*.ipynb")) if ".ipynb_checkpoints" not in str(p)}
+    page = ROOT / "README.md"
+    wanted[page] = readme(page.read_text())
+    drifted = [p for p, text in wanted.items() if p.read_text() != text]
+    for path in drifted:
+        print(("drifted: " if check else "written: ") + str(path.relative_to(ROOT)))
+        if not check:
+            path.write_text(wanted[path])
+    return int(check and bool(drifted))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
