@@ -28,7 +28,7 @@ PACKAGES = {
     "qabcs-data_1.0.2-6_all.deb": "3484da4cf258e6f3a39a1fc99bbfcaddfd679cff96a8fa792f261ab0a2bf9d86",
     "mate-backgrounds_1.26.0-1_all.deb": "7bf4c2209f34b4f61ba6d24c8b58c28b361e82e4b943aae6d42c030169af9e04",
     "tuxpaint-stamps-default_2022.06.04-1_all.deb": "6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34",
-    "scikit_image-0.26.0-cp311-cp311-manylinux_2_24_x86_64.manylinux_2_28_x86_64.whl": "74aa5518ccea28121f57a95374581d3b979839adc25bb03f289b1bc9b99c58af",
+    SKIMAGE: "74aa5518ccea28121f57a95374581d3b979839adc25bb03f289b1bc9b99c58af",
 }
 STAMPS = "tuxpaint/usr/share/tuxpaint/stamps"
 MATE = "mate/usr/share/backgrounds/mate"

@@ -17,6 +17,11 @@ import tomllib
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
+try:
+    import tomllib
+except ImportError:  # Python 3.10: pytest brings its twin
+    import tomli as tomllib
+
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 URL, TAG = PROJECT["urls"]["Repository"], "v" + PROJECT["version"]
