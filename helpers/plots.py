@@ -70,6 +70,17 @@ def amplification(change: Tensor) -> int:
     return next((k for k in (50, 30, 20, 10, 5, 3, 2) if k * largest <= 0.52), 1)
 
 
+def portrait(image: Tensor, predictions: Mapping[str, Prediction]) -> Figure:
+    """One picture, and beside it one panel of bars per title."""
+    panels = 1 + len(predictions)
+    side = 2.75
+    figure, axes = plt.subplots(1, panels, figsize=(side * panels, side + 0.35))
+    image_on(axes[0], image)
+    for ax, (title, prediction) in zip(axes[1:], predictions.items(), strict=True):
+        bars_on(ax, prediction, title)
+    return figure
+
+
 def strip(
     original: Tensor, attacked: Tensor, before: Prediction | None = None, after: Prediction | None = None
 ) -> Figure:

@@ -1,0 +1,128 @@
+"""Measure strength and speed of the attack: `make bench`. Slow; nothing here is a test.
+
+    python tests/bench.py [--pictures N] [--eps 16 8 4]
+
+Settings were chosen on photos of the train split; everything here runs on the single
+pictures and on photos of the test split. Timings are ratios taken in one run.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from helpers.attack import hinge, native_bfloat16, zero_out
+from helpers.base import Base
+from helpers.certificate import nonzero_and_margin
+from helpers.images import DATA, load_image, load_photos, save_png
+from helpers.networks import Classifier, embed, train_head, vgg16_base
+from helpers.runtime import environment
+
+STEPS = {16: 150, 12: 150, 8: 150, 6: 250, 4: 400}  # at most, per budget in 1/255
+OUT = Path(__file__).resolve().parents[1] / "out" / "bench"
+
+
+def pictures(count: int) -> tuple[list[str], Tensor]:
+    """The single pictures, then `count` photos of the test split, evenly taken: names and (N, 3, 224, 224)."""
+    names = sorted((DATA / "images").glob("*.png"))
+    photos, labels = load_photos("test")
+    chosen = [round(i * len(photos) / count) for i in range(min(count, len(photos)))]
+    singles = [load_image(path) for path in names]
+    titles = [path.stem for path in names] + [f"{labels[i]}-{i}" for i in chosen]
+    return titles, torch.cat([*singles, photos[chosen]])
+
+
+def measure(base: Base, classifier: Classifier, name: str, image: Tensor, eps: int) -> dict[str, object]:
+    """One attack, judged on the PNG file that it leaves behind."""
+    start = time.perf_counter()
+    result = zero_out(base, image, eps=eps / 255, steps=STEPS[eps])
+    seconds = time.perf_counter() - start
+    saved = load_image(save_png(result.images, OUT / f"{name}-{eps}.png"))
+    (left,), (margin,) = (tensor.tolist() for tensor in nonzero_and_margin(base, saved))
+    ratio = embed(base, saved).norm() / embed(base, image).norm()
+    distance = (classifier.probabilities(saved)[0] - classifier.blank()).abs().sum() / 2
+    return {
+        "eps": eps, "picture": name, "left": left, "margin": margin, "steps": result.steps[0],
+        "norm ratio": ratio.item(), "total variation": distance.item(), "seconds": seconds,
+    }  # fmt: skip
+
+
+def strength(base: Base, classifier: Classifier, budgets: list[int], count: int) -> pd.DataFrame:
+    """One row per picture and budget, written to out/bench/ as soon as it is known."""
+    titles, images = pictures(count)
+    path, rows = OUT / "strength.csv", []
+    for eps in budgets:
+        for name, image in zip(titles, images.split(1), strict=True):
+            rows.append(measure(base, classifier, name, image, eps))
+            pd.DataFrame(rows).to_csv(path, index=False)
+            print({k: round(v, 4) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
+    return pd.DataFrame(rows)
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Per budget: how many were zeroed, and how blind the others are."""
+    rows = []
+    for eps, group in table.groupby("eps", sort=False):
+        zero, rest = group[group.left == 0], group[group.left > 0]
+        rows.append(
+            {
+                "eps": f"{eps}/255",
+                "exactly zero": f"{len(zero)} of {len(group)}",
+                "median steps where zero": zero.steps.median(),
+                "most steps": group.steps.max(),
+                "left in the others: median": rest.left.median(),
+                "most": rest.left.max(),
+                "norm ratio, largest": round(group["norm ratio"].max(), 4),
+                "total variation, largest": round(group["total variation"].max(), 4),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def bare_step(base: Base, image: Tensor) -> None:
+    """Forward and input gradient of the same network, and nothing else."""
+    x = image.to(memory_format=torch.channels_last).requires_grad_()
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=native_bfloat16(x.device)):
+        z = base.pre_activations(x)
+    torch.autograd.grad(hinge(z.float(), 1.0).sum(), x)
+
+
+def seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def overhead(base: Base, rounds: int = 7, steps: int = 10) -> float:
+    """Median ratio of the attack's steps to bare ones, the two taken in turn."""
+    image = load_image(DATA / "images" / "astronaut.png")
+    ratios = []
+    for _ in range(rounds):
+        attack = seconds(lambda: zero_out(base, image, eps=1 / 255, steps=steps))
+        # Less what is no step: the last look and the verdict, two forward passes.
+        extra = seconds(lambda: zero_out(base, image, eps=1 / 255, steps=0))
+        bare = seconds(lambda: [bare_step(base, image) for _ in range(steps)])
+        ratios.append((attack - extra) / bare)
+    return statistics.median(ratios)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pictures", type=int, default=52, help="photos of the test split, beside the single pictures")
+    parser.add_argument("--eps", type=int, nargs="+", default=[16, 8, 4], choices=STEPS, help="budgets in 1/255")
+    given = parser.parse_args()
+    OUT.mkdir(parents=True, exist_ok=True)
+    print(environment())
+    base = vgg16_base()
+    print(f"one step against a bare forward and backward: {overhead(base):.2f} x (median of 7 pairs of 10 steps)")
+    classifier = train_head(base, *load_photos("train"))
+    print(summary(strength(base, classifier, given.eps, given.pictures)).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
