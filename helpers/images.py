@@ -7,10 +7,12 @@ every value is k/255: then a PNG file holds it without loss.
 import csv
 import io
 import os
+import struct
 import tempfile
 import urllib.request
 import warnings
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from torch import Tensor
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 HEADERS = {"User-Agent": "Mozilla/5.0 (zero-out notebooks)"}  # some hosts refuse Python's default
+# What Pillow's readers raise for damaged files, beside ValueError; found by feeding them altered ones.
+DAMAGED = (OSError, SyntaxError, RuntimeError, LookupError, ArithmeticError, AttributeError, EOFError, struct.error)
 
 
 def load_image(source: Any, size: int = 224) -> Tensor:
@@ -44,7 +48,7 @@ def load_image(source: Any, size: int = 224) -> Tensor:
             raise ValueError(f"{name} has too many pixels to open safely; make it smaller first") from error
         except UnidentifiedImageError as error:
             raise ValueError(f"{name} is not a picture that Pillow can read; save it as PNG or JPEG") from error
-        except (OSError, SyntaxError) as error:
+        except DAMAGED as error:
             if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
                 raise
             raise ValueError(f"{name} is damaged or cut short ({error}); get a whole copy") from error
@@ -66,13 +70,19 @@ def _open(source: Any) -> Image.Image:
     if isinstance(source, Image.Image):
         return source
     if isinstance(source, Tensor):
-        source = source.detach().cpu().squeeze(0).movedim(0, -1).numpy()
+        source = source.detach().cpu()
+        source = source.float() if source.is_floating_point() else source  # NumPy has no bfloat16
+        source = source[0] if source.ndim == 4 and len(source) == 1 else source
+        source = (source.movedim(0, -1) if source.ndim == 3 else source).numpy()
     if isinstance(source, np.ndarray):
         return Image.fromarray(_array(source))
     if isinstance(source, str) and source.startswith(("http://", "https://")):
         source = _download(source)
     if isinstance(source, str | Path):
-        source = Path(source).expanduser().read_bytes()
+        path = Path(source).expanduser()
+        if not path.exists():
+            raise FileNotFoundError(f"there is no picture {path}; check the path, seen from {Path.cwd()}")
+        source = path.read_bytes()
     if not isinstance(source, bytes | bytearray | memoryview):
         raise ValueError(f"cannot read a {type(source).__name__}; give a path, URL, bytes, PIL image or array")
     if len(source) == 0:
@@ -84,7 +94,7 @@ def _download(url: str) -> bytes:
     try:
         with urllib.request.urlopen(urllib.request.Request(url, headers=HEADERS), timeout=20) as reply:
             return reply.read()
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         raise ValueError(f"cannot download {url} ({error}); check the address and the Internet switch") from error
 
 
