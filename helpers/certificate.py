@@ -5,6 +5,7 @@ import copy
 import hashlib
 import io
 import json
+import math
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from helpers.images import check_images, difference, write_file
+from helpers.images import DAMAGED, check_images, difference, write_file
 from helpers.networks import Base, efficientnet_lite0, vgg16_base
 
 
@@ -88,8 +89,11 @@ class Certificate:
 
     def save(self, path: str | Path) -> Path:
         """Write all fields and the verdict as JSON; return the path."""
-        text = json.dumps({"zero": self.zero, **asdict(self)}, indent=2) + "\n"
-        return write_file(path, text.encode())
+        fields = {"zero": self.zero, **asdict(self)}
+        for name, value in fields.items():
+            if value in (math.inf, -math.inf):  # an unchanged picture has an infinite PSNR; JSON knows none
+                fields[name] = str(value)
+        return write_file(path, (json.dumps(fields, indent=2, allow_nan=False) + "\n").encode())
 
 
 def certify(base: Base, png: str | Path, original: str | Path | Tensor | None = None) -> Certificate:
@@ -102,7 +106,12 @@ def certify(base: Base, png: str | Path, original: str | Path | Tensor | None = 
     content = Path(png).read_bytes()
     image = exact_pixels(content, Path(png).name)
     base32 = copy.deepcopy(base).to("cpu", torch.float32)
-    z32, features, margin = _evidence(base32, image)
+    try:
+        z32, features, margin = _evidence(base32, image)
+    except RuntimeError as error:
+        size = f"{image.shape[3]} x {image.shape[2]}"
+        remedy = f"give one of {base.size} x {base.size}"
+        raise ValueError(f"{base.name} cannot read {Path(png).name} of {size} pixels; {remedy}") from error
     z64, features64, _ = _evidence(base32.double(), image.double())
     change, original_sha256 = None, None
     if original is not None:
@@ -143,10 +152,12 @@ def exact_pixels(content: bytes, name: str) -> Tensor:
     try:
         picture = Image.open(io.BytesIO(content))
         picture.load()
-    except (OSError, SyntaxError) as error:
+    except (*DAMAGED, Image.DecompressionBombError) as error:
         raise ValueError(f"{name} is not a whole picture ({error}); give the PNG file that save_png wrote") from error
-    if picture.format != "PNG" or picture.mode != "RGB":
-        raise ValueError(f"{name} is {picture.format} {picture.mode}; a certificate needs an 8-bit RGB PNG file")
+    bits = content[24] if picture.format == "PNG" else 8  # Pillow drops the lower half of 16 bits
+    if picture.format != "PNG" or picture.mode != "RGB" or bits != 8:
+        kind = f"{picture.format} {picture.mode}" + (f" of {bits} bits" if bits != 8 else "")
+        raise ValueError(f"{name} is {kind}; a certificate needs an 8-bit RGB PNG file")
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
 
 
