@@ -90,18 +90,19 @@ def find_file(file: WeightFile, path: str | Path | None = None) -> Path | None:
     """The first place that holds the file (same order as find_or_download), or None."""
     if path is not None:
         path = Path(path).expanduser()
-        if not path.exists():
+        path = path / file.name if path.is_dir() else path
+        if not path.is_file():  # an explicit path is never silently replaced
             raise FileNotFoundError(f"{path} does not exist; give the path of {file.name}")
-    return next((place for place in _places(file, path) if place.is_file()), None)
+        return path
+    return next((place for place in _places(file) if place.is_file()), None)
 
 
-def _places(file: WeightFile, path: Path | None) -> Iterator[Path]:
+def _places(file: WeightFile) -> Iterator[Path]:
     variable = os.environ.get(VARIABLE)
-    for given in [path, Path(variable).expanduser() if variable else None]:
-        if given is not None:
-            yield given if given.is_file() else given / file.name
-            if given == path:
-                return  # an explicit path is never silently replaced
+    if variable:
+        given = Path(variable).expanduser()
+        # One file may be named while another is looked for: .h5 is never a .pth.
+        yield given if given.suffix == Path(file.name).suffix else given / file.name
     yield Path(torch.hub.get_dir()) / "checkpoints" / file.name
     keras = os.environ.get("KERAS_HOME")
     yield (Path(keras) if keras else Path.home() / ".keras") / "models" / file.name
