@@ -49,7 +49,10 @@ class Base(nn.Module):
             z = self.pre_activations(torch.zeros(1, 3, size, size))
             self.feature_shape = tuple(rest(z).shape[1:])
             scan = torch.linspace(-16, 0, 161).view(161, *[1] * (z.ndim - 1))
-            silent = rest(scan.expand(161, *z.shape[1:])).flatten(1).eq(0).all(1).cumprod(0)
+            # Twice, since LayerNorm turns constants into zeros: constant, then uneven and below the scan.
+            uneven = torch.randint(0, 2, z.shape[1:], generator=torch.Generator().manual_seed(0))
+            outputs = (rest(scan - lower) for lower in (torch.zeros_like(uneven), uneven))
+            silent = torch.stack([y.flatten(1).eq(0).all(1) for y in outputs]).all(0).cumprod(0)
         self.threshold = scan[int(silent.sum()) - 1].item() if silent[0] else None
 
     def pre_activations(self, x: Tensor) -> Tensor:
@@ -69,7 +72,8 @@ class Classifier(nn.Module):
 
     def __init__(self, base: Base, head: nn.Module, labels: Sequence[str]) -> None:
         super().__init__()
-        self.base, self.head, self.labels = base, head.eval().requires_grad_(False), list(labels)
+        self.base, self.head, self.labels = base, head.requires_grad_(False), list(labels)
+        self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.base.features(x))
