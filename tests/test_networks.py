@@ -1,0 +1,332 @@
+"""Bases, heads, splits and transfer learning."""
+
+import math
+
+import numpy as np
+import pytest
+import timm
+import torch
+from nets import corridor, lowering, noise, picture, random_net, red_reader
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from helpers import networks
+from helpers.base import UpTo
+from helpers.networks import Base, Classifier, best_labels, embed, from_timm, train_head
+
+# --- the two bundled networks -----------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small() -> Tensor:
+    """Two pictures of 64 x 64 pixels: enough to see which layers run, and quick."""
+    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+
+
+def assert_frozen(network: nn.Module) -> None:
+    assert list(network.parameters())
+    assert not any(p.requires_grad for p in network.parameters())
+    assert not any(module.training for module in network.modules())
+    assert not any(getattr(module, "inplace", False) for module in network.modules())
+
+
+def test_vgg16_is_frozen(vgg: Base) -> None:
+    assert_frozen(vgg)
+
+
+def test_lite0_is_frozen(lite0: Classifier) -> None:
+    assert_frozen(lite0)
+
+
+def test_vgg16_shapes(vgg: Base, albatross: Tensor) -> None:
+    with torch.no_grad():
+        z = vgg.pre_activations(albatross)
+        features = vgg.features(albatross)
+    assert z.shape == (1, 512, 14, 14)
+    assert features.shape == (1, 512, 7, 7)
+    assert vgg.feature_shape == (512, 7, 7) and math.prod(vgg.feature_shape) == 25_088
+    assert z.min() < 0 < z.max(), "these are not before their ReLU"
+    assert torch.equal(features, F.max_pool2d(z.relu(), 2))
+    assert torch.equal(vgg(albatross), features)
+
+
+def test_vgg16_layers_are_those_of_configuration_d(vgg: Base) -> None:
+    convolutions = [m for m in vgg.modules() if isinstance(m, nn.Conv2d)]
+    widths = [64] * 2 + [128] * 2 + [256] * 3 + [512] * 6
+    assert [c.out_channels for c in convolutions] == widths
+    assert all((c.kernel_size, c.padding, c.stride) == ((3, 3), (1, 1), (1, 1)) for c in convolutions)
+    assert isinstance(vgg.body[-1], nn.Conv2d) and len(vgg.body) == 29
+
+
+def test_vgg16_takes_pictures_in_unit_range(vgg: Base, small: Tensor) -> None:
+    """Against the Caffe recipe by hand: times 255, minus the mean of red, green, blue."""
+    mean = torch.tensor([123.68, 116.779, 103.939]).view(1, 3, 1, 1)
+    with torch.no_grad():
+        wanted = vgg.body(small * 255 - mean)
+        found = vgg.pre_activations(small)
+    assert torch.allclose(found, wanted, atol=1e-4 * wanted.abs().max().item())
+
+
+def test_vgg16_reads_red_first(vgg: Base, albatross: Tensor) -> None:
+    """Swapped colours still look like something: only the features tell. A blue sky is no orange one."""
+    with torch.no_grad():
+        right, swapped = vgg.features(albatross), vgg.features(albatross.flip(1))
+    assert not torch.allclose(right, swapped, atol=0.1 * right.max().item())
+
+
+def test_lite0_shapes(lite0: Classifier, albatross: Tensor) -> None:
+    with torch.no_grad():
+        z, features = lite0.base.pre_activations(albatross), lite0.base.features(albatross)
+    assert features.shape == z.shape == (1, 1280, 7, 7)
+    assert math.prod(lite0.base.feature_shape) == 62_720
+    assert z.min() < 0
+    assert torch.equal(features, z.clamp(0, 6))
+    assert lite0.base.threshold == 0
+
+
+def test_lite0_normalises_as_it_was_trained(lite0: Classifier, albatross: Tensor) -> None:
+    with torch.no_grad():
+        wanted = lite0.head.model((albatross * 255 - 127) / 128)
+        assert torch.allclose(lite0(albatross), wanted, atol=1e-4)
+
+
+def test_lite0_sees_the_albatross(lite0: Classifier, albatross: Tensor) -> None:
+    label, probability = lite0.predict(albatross)[0][0]
+    assert label == "albatross"
+    assert probability > 0.9
+
+
+def test_lite0_knows_a_thousand_classes(lite0: Classifier) -> None:
+    assert len(lite0.labels) == 1000
+    assert lite0.labels[0] == "tench" and lite0.labels[146] == "albatross"
+    assert all(label and "," not in label for label in lite0.labels)
+
+
+def test_blank_is_the_head_of_zeros(lite0: Classifier) -> None:
+    with torch.no_grad():
+        wanted = lite0.head(torch.zeros(1, 1280, 7, 7)).softmax(1)[0]
+        bias = lite0.head.model.get_classifier().bias.softmax(0)
+    assert torch.equal(lite0.blank(), wanted)
+    assert torch.allclose(lite0.blank(), bias, atol=1e-7), "zero features leave the biases alone"
+    assert lite0.blank().shape == (1000,)
+    assert lite0.blank().sum().item() == pytest.approx(1, abs=1e-5)
+
+
+def test_the_threshold_of_vgg16(vgg: Base) -> None:
+    assert vgg.threshold == 0
+
+
+def test_the_digest_names_the_weights(vgg: Base) -> None:
+    assert vgg.sha256 == networks.files.VGG16_BASE.digest
+    assert lowering(90.5).sha256 == lowering(90.5).sha256 != lowering(91.5).sha256
+
+
+# --- Base ---------------------------------------------------------------------------------------
+
+
+def test_a_base_freezes_what_it_is_given() -> None:
+    base = random_net()
+    assert_frozen(base)
+    before = base.pre_activations(noise())
+    base.features(noise())
+    assert before.min() < 0, "an in-place ReLU has overwritten the pre-activations"
+
+
+def test_normalisation_is_inside() -> None:
+    body = nn.Conv2d(3, 2, 1)
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)
+    base = Base(body, nn.ReLU(), mean=mean, std=std, size=8)
+    x = noise()
+    by_hand = torch.stack([(x[:, c] - mean[c]) / std[c] for c in range(3)], 1)
+    assert torch.allclose(base.pre_activations(x), body(by_hand), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "rest, threshold",
+    [
+        (nn.ReLU(), 0.0),
+        (nn.ReLU6(), 0.0),
+        (nn.Sequential(nn.ReLU(), nn.MaxPool2d(2)), 0.0),
+        (nn.Hardswish(), -3.0),
+        (nn.Hardsigmoid(), -3.0),
+        (nn.Threshold(-2.0, 0.0), -2.0),
+        (nn.Identity(), None),
+        (nn.LeakyReLU(), None),
+        (nn.SiLU(), None),
+        (nn.ELU(), None),
+        (nn.LayerNorm(8), None),
+        (nn.Hardtanh(1.0, 2.0), None),
+    ],
+    ids=lambda value: str(value)[:24],
+)
+def test_the_threshold_is_where_outputs_become_exactly_zero(rest: nn.Module, threshold: float | None) -> None:
+    base = Base(nn.Conv2d(3, 1, 1), rest, size=8)
+    assert base.threshold == (threshold if threshold is None else pytest.approx(threshold, abs=1e-6))
+    if threshold is not None:
+        below = torch.full((1, 1, 8, 8), base.threshold)
+        assert (rest(below) == 0).all()
+        assert (rest(below + 0.2) != 0).any()
+
+
+# --- Classifier ---------------------------------------------------------------------------------
+
+
+def flat_head(base: Base, classes: int = 3) -> Classifier:
+    with torch.random.fork_rng([]):
+        torch.manual_seed(1)
+        head = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(base.feature_shape), classes))
+    return Classifier(base, head, ["ant", "bee", "cat", "dog"][:classes])
+
+
+def test_predictions_are_ordered_and_belong_to_their_labels() -> None:
+    classifier = flat_head(random_net(), 4)
+    x = noise(3)
+    probabilities = classifier.probabilities(x)
+    assert torch.equal(probabilities, classifier(x).softmax(1))
+    for row, answer in zip(probabilities, classifier.predict(x, top=3), strict=True):
+        values = [p for _, p in answer]
+        assert len(answer) == 3 and values == sorted(values, reverse=True)
+        assert dict(answer).items() <= dict(zip(classifier.labels, row.tolist(), strict=True)).items()
+        assert values[0] == row.max().item()
+    assert len(classifier.predict(x, top=10)[0]) == 4
+
+
+def test_best_labels_in_closed_form() -> None:
+    values = torch.tensor([0.1, 0.6, 0.3])
+    found = best_labels(values, ["a", "b", "c"], top=2)
+    assert [label for label, _ in found] == ["b", "c"]
+    assert [p for _, p in found] == pytest.approx([0.6, 0.3])
+
+
+def test_a_blinded_picture_gets_the_blank_answer() -> None:
+    """Zero features leave head(0), to the last bit, whatever the picture shows."""
+    classifier = flat_head(lowering(90.5))
+    for dark in (picture(0.0), picture(90.0), noise() * 80 / 255):
+        assert torch.equal(classifier.probabilities(dark)[0], classifier.blank())
+    assert not torch.equal(classifier.probabilities(picture(92.0))[0], classifier.blank())
+
+
+def test_predict_refuses_what_is_no_picture() -> None:
+    with pytest.raises(ValueError, match=r"from 0 to 255; give \[0, 1\]"):
+        flat_head(lowering()).predict(torch.tensor([0.0, 255.0]).repeat(1, 3, 8, 4))
+
+
+# --- any network that timm knows ----------------------------------------------------------------
+
+# name, outputs, threshold: small networks that end in a ReLU, a Hardswish and a LayerNorm
+TIMM = [("test_resnet", (96, 5, 5), 0.0), ("mobilenetv3_small_050", (288, 7, 7), -3.0), ("test_vit", (101, 64), None)]
+
+
+@pytest.mark.parametrize("name, shape, threshold", TIMM)
+def test_from_timm_splits_at_the_last_activation(name: str, shape: tuple[int, ...], threshold: float | None) -> None:
+    classifier = from_timm(name)
+    base, model = classifier.base, classifier.head.model
+    assert_frozen(classifier)
+    assert base.feature_shape == shape
+    assert base.threshold == (threshold if threshold is None else pytest.approx(threshold, abs=1e-6))
+    x = noise(2, size=base.size)
+    cfg = model.pretrained_cfg
+    normalised = (x - torch.tensor(cfg["mean"]).view(1, 3, 1, 1)) / torch.tensor(cfg["std"]).view(1, 3, 1, 1)
+    with torch.no_grad():
+        assert torch.allclose(base.features(x), model.forward_features(normalised), atol=1e-4)
+        assert torch.allclose(classifier(x), model(normalised), atol=1e-4)
+        assert torch.equal(base.rest(base.pre_activations(x)), base.features(x))
+    if threshold is None:
+        assert isinstance(base.rest, nn.Identity)
+    else:
+        assert isinstance(base.body, UpTo)
+        assert base.pre_activations(x).min() < 0
+
+
+def test_from_timm_leaves_timms_weights_as_they_are() -> None:
+    with torch.random.fork_rng([]):
+        torch.manual_seed(3)
+        wanted = timm.create_model("test_resnet", num_classes=7).state_dict()
+    state = torch.get_rng_state()
+    found = from_timm("test_resnet", seed=3, num_classes=7)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(found.head.model.state_dict()[k], v) for k, v in wanted.items())
+    assert found.labels == [str(i) for i in range(7)]
+    other = from_timm("test_resnet", seed=4, num_classes=7)
+    assert found.base.sha256 != other.base.sha256
+
+
+def test_from_timm_suggests_names() -> None:
+    with pytest.raises(ValueError, match=r"no model 'resnet_18'; close to it: .*resnet"):
+        from_timm("resnet_18")
+    with pytest.raises(ValueError, match=r"no model 'xyzzy'; close to it: see timm\.list_models"):
+        from_timm("xyzzy")
+
+
+def test_a_tap_that_does_not_run_says_so() -> None:
+    model = nn.ModuleList([nn.Conv2d(3, 1, 1), nn.ReLU()])
+    with pytest.raises(RuntimeError, match="did not run"):
+        UpTo(model[0], model, model[1])(noise())
+
+
+# --- transfer learning --------------------------------------------------------------------------
+
+
+def coloured(classes: int, each: int = 6) -> tuple[Tensor, list[str]]:
+    """Noisy pictures of `classes` plain colours, and their labels."""
+    generator = torch.Generator().manual_seed(0)
+    colours = torch.rand(classes, 3, 1, 1, generator=generator)
+    images = colours.repeat_interleave(each, 0).expand(-1, -1, 8, 8)
+    images = (images + 0.3 * torch.rand(images.shape, generator=generator)).clamp(0, 1)
+    return images, [f"class {i}" for i in range(classes) for _ in range(each)]
+
+
+@pytest.mark.parametrize("classes", [2, 3, 6])
+def test_a_trained_head_agrees_with_scikit_learn(classes: int) -> None:
+    base = random_net(scale=1.0)
+    images, labels = coloured(classes)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))
+    images, labels = images[order], [labels[i] for i in order]
+    classifier = train_head(base, images, labels, c=2.0)
+    vectors = F.normalize(base.features(images).mean((2, 3)), dim=1).numpy()
+    model = LogisticRegression(C=2.0, max_iter=2000, random_state=0).fit(vectors, labels)
+    assert classifier.labels == list(model.classes_) == sorted(set(labels))
+    assert np.allclose(classifier.probabilities(images).numpy(), model.predict_proba(vectors), atol=1e-4)
+    assert_frozen(classifier)
+
+
+def test_a_trained_head_learns() -> None:
+    """It has to tell colours apart that it has not seen exactly so."""
+    base = red_reader((1.0, 0.0), (-1.0, 255.0))  # how red, and how little so
+    images = picture(20.0, 40.0, 60.0, 190.0, 210.0, 230.0)
+    classifier = train_head(base, images, ["dark"] * 3 + ["light"] * 3)
+    assert [answer[0][0] for answer in classifier.predict(picture(30.0, 50.0, 200.0, 240.0))] == [
+        "dark", "dark", "light", "light",
+    ]  # fmt: skip
+
+
+def test_a_trained_head_gives_all_blind_pictures_its_biases() -> None:
+    images, labels = coloured(3)
+    base = corridor(100.5, 130.5)
+    classifier = train_head(base, images, labels)
+    linear = classifier.head[-1]
+    assert torch.equal(classifier.probabilities(picture(115.0))[0], classifier.blank())
+    assert torch.allclose(classifier.blank(), linear.bias.softmax(0))
+
+
+@pytest.mark.parametrize(
+    "number, labels, message",
+    [
+        (3, ["a", "b"], "3 pictures but 2 labels; give one label per picture"),
+        (2, ["a", "b", "a"], "2 pictures but 3 labels"),
+        (3, ["a", "a", "a"], "all labels are the same.*at least two classes"),
+    ],
+)
+def test_train_head_refuses(number: int, labels: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        train_head(random_net(), noise(number), labels)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 16])
+def test_embed_goes_in_batches_and_keeps_the_order(batch: int) -> None:
+    base, images = random_net(), noise(5)
+    found = embed(base, images, batch)
+    assert found.shape == (5, math.prod(base.feature_shape))
+    assert torch.allclose(found, base.features(images).flatten(1), atol=1e-5)
+    assert not found.requires_grad
