@@ -1,13 +1,17 @@
 """Three kinds of figure in one style: strip, feature maps, curves. Each returns a matplotlib Figure."""
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import torch
 from IPython.display import display
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Polygon
+from pandas import DataFrame
 from torch import Tensor
 
 WIDE, NARROW = 11.0, 6.0  # inches, the only two widths
@@ -57,10 +61,10 @@ def image_on(ax: Axes, image: Tensor, title: str = "") -> None:
 def bars_on(ax: Axes, prediction: Prediction, title: str = "") -> None:
     """Draw the best labels as horizontal bars on a scale from 0 to 1, each with its number."""
     values = [value for _, value in prediction]
-    ax.barh(range(len(values)), values, color=ACCENT, height=0.6)
+    ax.barh(range(len(values)), values, color=ACCENT, height=0.34)
     for i, (name, value) in enumerate(prediction):
-        ax.text(0, i - 0.42, f"{name}  {value:.2g}" if value < 0.1 else f"{name}  {value:.2f}", va="bottom", fontsize=9)
-    ax.set(title=title, xlim=(0, 1), ylim=(len(values) - 0.5, -0.95), yticks=[], xticks=[0, 0.5, 1])
+        ax.text(0, i - 0.22, f"{name}  {value:.2g}" if value < 0.1 else f"{name}  {value:.2f}", va="bottom", fontsize=9)
+    ax.set(title=title, xlim=(0, 1), ylim=(len(values) - 0.7, -0.85), yticks=[], xticks=[0, 0.5, 1])
     ax.spines["left"].set_visible(False)
 
 
@@ -155,3 +159,80 @@ def curves(
 def contrast(change: Tensor) -> Tensor:
     """Any tensor (.., H, W) scaled so that its largest size becomes 1 and zero lies at 0.5."""
     return 0.5 + change / (2 * torch.clamp(change.abs().max(), min=1e-12))
+
+
+def wall(panels: Mapping[str, Tensor], across: int = 32, columns: int = 2) -> Figure:
+    """All channels of a layer at a glance: one panel per entry (C, H, W), zero black, one square-root scale."""
+    rows = -(-len(panels) // columns)
+    high = max(maps.max().item() for maps in panels.values()) or 1e-9
+    figure, axes = plt.subplots(rows, columns, figsize=(WIDE, rows * WIDE / columns * 0.56), squeeze=False)
+    for ax, (name, maps) in zip(axes.flat, panels.items(), strict=False):
+        c, h, w = maps.shape
+        tiles = torch.nn.functional.pad(maps.detach().float().cpu(), (0, 1, 0, 1, 0, -c % across), value=torch.nan)
+        picture = tiles.view(-1, across, h + 1, w + 1).transpose(1, 2).flatten(2).flatten(0, 1)[:-1, :-1]
+        drawn = ax.imshow(picture.numpy(), cmap="magma", norm=PowerNorm(0.5, 0, high), interpolation="none")
+        ax.set(title=name, xticks=[], yticks=[], facecolor=INK)
+    figure.colorbar(drawn, ax=axes, shrink=0.8, pad=0.01)
+    return figure
+
+
+def heat_map(table: DataFrame, xlabel: str, title: str = "", cmap: str = "viridis", high: float = 1.0) -> Figure:
+    """A table as coloured cells on a scale from 0 to `high`: its rows from top to bottom."""
+    figure, ax = plt.subplots(figsize=(WIDE, 0.22 * len(table) + 1))
+    drawn = ax.imshow(table.to_numpy(), cmap=cmap, vmin=0, vmax=high, aspect="auto")
+    ax.set(title=title, xlabel=xlabel, xticks=range(table.shape[1]), yticks=range(len(table)))
+    ax.set_xticklabels(table.columns)
+    ax.set_yticklabels(table.index)
+    figure.colorbar(drawn, ax=ax, pad=0.01)
+    return figure
+
+
+def answers(
+    images: Sequence[Tensor | None], predictions: Sequence[Prediction], titles: Sequence[str], columns: int = 2
+) -> Figure:
+    """Pictures (3, H, W), each beside its best labels, `columns` such pairs in a row; None draws an empty frame."""
+    rows, side = -(-len(images) // columns), WIDE / columns / 2.2
+    ratios = [1, 1.2] * columns
+    size = (WIDE, rows * (side + 0.35))
+    figure, axes = plt.subplots(rows, 2 * columns, figsize=size, squeeze=False, width_ratios=ratios)
+    figure.get_layout_engine().set(h_pad=0.1)
+    for ax in axes.flat[2 * len(images) :]:
+        ax.set_axis_off()
+    for i, (image, prediction, title) in enumerate(zip(images, predictions, titles, strict=True)):
+        ax, bars = axes.flat[2 * i : 2 * i + 2]
+        if image is None:
+            image_on(ax, torch.full((3, 2, 2), 0.93), title)
+            ax.text(0.5, 0.5, "no picture", ha="center", va="center", color=INK)
+        else:
+            image_on(ax, image, title)
+        bars_on(bars, prediction)
+    return figure
+
+
+def architecture(layers: Sequence[tuple[str, tuple[int, int, int]]]) -> Figure:
+    """A network as a row of blocks: (name, (channels, height, width)) of each layer's output, not to scale.
+
+    Height grows with the square root of the side, thickness with the logarithm of the
+    channels. Shapes stand where the side changes; pooling has the accent colour.
+    """
+    figure, ax = plt.subplots(figsize=(WIDE, 4.2))
+    place, last = 0.0, 0
+    for name, (channels, height, _) in layers:
+        side, thick = height**0.5, 0.2 * math.log2(channels)
+        depth, low = 0.25 * side, -side / 2
+        x = [place, place + thick, place + thick + depth, place + depth]
+        y = [low, low + depth, low + side, low + side + depth]
+        front = [(x[0], y[0]), (x[1], y[0]), (x[1], y[2]), (x[0], y[2])]
+        top = [(x[0], y[2]), (x[1], y[2]), (x[2], y[3]), (x[3], y[3])]
+        right = [(x[1], y[0]), (x[2], y[1]), (x[2], y[3]), (x[1], y[2])]
+        colour = ACCENT if "Pool" in name else "#006ba4" if "Conv" in name else INK
+        for face, light in ((front, 0.0), (top, 0.6), (right, 0.4)):
+            shade = [light + (1 - light) * part for part in to_rgb(colour)]
+            ax.add_patch(Polygon(face, facecolor=shade, edgecolor="white", linewidth=0.8))
+        if height != last:
+            ax.plot([place] * 2, [low - 0.2, -8.3], color="0.75", linewidth=0.8)
+            ax.text(place, -8.6, f"{height} x {height}\nx {channels}", va="top", fontsize=9, color=INK)
+        place, last = place + thick + 0.6 + 0.08 * side, height
+    ax.set(xlim=(-0.3, place + 1.6), ylim=(-10.4, 11.4), aspect="equal")
+    ax.set_axis_off()
+    return figure

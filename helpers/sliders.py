@@ -1,0 +1,109 @@
+"""Sliders, each a thin line over a plain function that returns the bytes of a picture.
+
+They browse pictures that are there already and compute nothing, so that they answer at
+once. Only widgets that ipywidgets 7.7.1 (Colab) and 8 share; a still stands beside them for GitHub.
+"""
+
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import ipywidgets as widgets
+import matplotlib.pyplot as plt
+from IPython.display import display
+from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+Drawable = Figure | Tensor | Image.Image
+
+
+def encode(picture: Drawable, kind: str = "png") -> bytes:
+    """The bytes of a figure (which is closed), a tensor (3, H, W) in [0, 1] or a PIL image.
+
+    kind: "png", or "jpeg" for photos: a sixth of the size, for display only.
+    """
+    stream = io.BytesIO()
+    if isinstance(picture, Figure):
+        picture.savefig(stream, format=kind)
+        plt.close(picture)
+        return stream.getvalue()
+    if isinstance(picture, Tensor):
+        pixels = (picture.detach().squeeze(0) * 255).round().byte().movedim(0, -1)
+        picture = Image.fromarray(pixels.cpu().numpy())
+    picture.save(stream, format=kind)
+    return stream.getvalue()
+
+
+def frames(pictures: Iterable[Drawable], kind: str = "png") -> list[bytes]:
+    """Each picture as bytes, made once, to be browsed."""
+    return [encode(picture, kind) for picture in pictures]
+
+
+def map_picture(maps: Mapping[str, Tensor], high: float, side: int = 280, cmap: str = "viridis") -> Image.Image:
+    """Titled feature maps (h, w) side by side on one colour scale from 0 to high, each side x side pixels.
+
+    Plain colours without matplotlib's figures: some milliseconds, so it can be drawn on each move.
+    """
+    sheet = Image.new("RGB", (len(maps) * (side + 10) - 10, side + 24), "white")
+    draw = ImageDraw.Draw(sheet)
+    font = ImageFont.truetype(findfont("DejaVu Sans"), 14)
+    for place, (title, one) in enumerate(maps.items()):
+        share = (one.detach().float().cpu() / max(high, 1e-9)).clamp(0, 1).numpy()
+        tile = Image.fromarray(plt.get_cmap(cmap)(share, bytes=True)).convert("RGB")
+        left = place * (side + 10)
+        sheet.paste(tile.resize((side, side), Image.Resampling.NEAREST), (left, 24))
+        draw.text((left + side / 2, 10), title, fill="black", font=font, anchor="mm")
+    return sheet
+
+
+def controls(choices: Mapping[str, Sequence], start: Mapping[str, object] | None = None) -> dict[str, widgets.Widget]:
+    """One slider per entry over its values; `start` names values to begin with (else the first)."""
+    for name, values in choices.items():
+        if not len(values):
+            raise ValueError(f"{name} has no values to choose from; give at least one")
+    return {
+        name: widgets.SelectionSlider(
+            options=list(values), value=(start or {}).get(name, values[0]), description=name, continuous_update=True
+        )
+        for name, values in choices.items()
+    }
+
+
+def browse(
+    choices: Mapping[str, Sequence],
+    picture: Callable[..., bytes],
+    *,
+    alt: str,
+    start: Mapping[str, object] | None = None,
+    interval: int = 250,
+) -> None:
+    """Show sliders over `choices` and the picture they choose; the first slider has a Play button.
+
+    picture: called with one value per entry, by name, must answer with the bytes of a PNG or
+    JPEG picture within some 50 ms. start: the values at the beginning and of the still that
+    viewers without a kernel show. alt: one sentence for those who do not see it. interval:
+    milliseconds between the pictures while playing.
+    """
+    sliders = controls(choices, start)
+    first = next(iter(sliders.values()))
+    still = _now(sliders, picture)
+    image = widgets.Image(value=still)
+    for slider in sliders.values():
+        slider.observe(lambda _: setattr(image, "value", _now(sliders, picture)), names="value")
+    play = widgets.Play(value=first.index, min=0, max=len(first.options) - 1, interval=interval)
+    widgets.jslink((play, "value"), (first, "index"))
+    rows = [widgets.HBox([play, first]), *list(sliders.values())[1:], image]
+    view = {"version_major": 2, "version_minor": 0, "model_id": widgets.VBox(rows).model_id}
+    content = {"application/vnd.jupyter.widget-view+json": view, "image/png": as_png(still), "text/plain": alt}
+    display(content, raw=True, metadata={"image/png": {"alt": alt}})
+
+
+def _now(sliders: Mapping[str, widgets.Widget], picture: Callable[..., bytes]) -> bytes:
+    return picture(**{name: slider.value for name, slider in sliders.items()})
+
+
+def as_png(content: bytes) -> bytes:
+    """The same picture as PNG bytes (a PNG file stays as it is)."""
+    picture = Image.open(io.BytesIO(content))
+    return content if picture.format == "PNG" else encode(picture)

@@ -1,0 +1,104 @@
+"""The sliders' plain functions, and that moving a slider changes the picture; no browser needed."""
+
+import io
+import time
+from collections.abc import Iterator
+
+import ipywidgets as widgets
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from helpers import sliders
+
+
+def size_of(content: bytes) -> tuple[int, int]:
+    return Image.open(io.BytesIO(content)).size
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[dict, dict]]]:
+    """What browse displays: pairs of data and metadata."""
+    seen: list[tuple[dict, dict]] = []
+    monkeypatch.setattr(
+        sliders, "display", lambda data, raw=False, metadata=None: seen.append((data, metadata)) or [raw] == [True]
+    )
+    yield seen
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[widgets.Widget]]:
+    """All widgets that browse makes, in order."""
+    seen: list[widgets.Widget] = []
+    widgets.Widget.on_widget_constructed(seen.append)
+    yield seen
+    widgets.Widget.on_widget_constructed(None)
+
+
+def test_encode_takes_figures_tensors_and_pictures() -> None:
+    figure, _ = plt.subplots(figsize=(2, 1), dpi=100)
+    assert size_of(sliders.encode(figure)) == (200, 100)
+    assert not plt.fignum_exists(figure.number)
+    image = torch.rand(3, 8, 6)
+    back = torch.from_numpy(np.array(Image.open(io.BytesIO(sliders.encode(image)))))
+    assert torch.equal(back, (image * 255).round().byte().movedim(0, -1))
+    assert size_of(sliders.encode(Image.new("RGB", (5, 4)), "jpeg")) == (5, 4)
+
+
+def test_frames_are_made_once_and_as_png_keeps_png() -> None:
+    made = sliders.frames([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)], "jpeg")
+    assert len(made) == 2 and made[0] != made[1]
+    png = sliders.as_png(made[0])
+    assert Image.open(io.BytesIO(png)).format == "PNG"
+    assert sliders.as_png(png) is png
+
+
+def test_maps_share_one_colour_scale() -> None:
+    dark, bright = torch.zeros(2, 2), torch.full((2, 2), 5.0)
+    sheet = sliders.map_picture({"a": dark, "b": bright}, high=5.0, side=40)
+    assert sheet.size == (90, 64)
+    left, right = sheet.getpixel((20, 40)), sheet.getpixel((70, 40))
+    assert left == (68, 1, 84) and right == (253, 231, 36)  # viridis from end to end
+    again = sliders.map_picture({"a": dark, "b": dark}, high=0.0, side=40)  # an empty layer is no error
+    assert again.getpixel((20, 40)) == again.getpixel((70, 40)) == left
+
+
+def test_browse_shows_a_widget_with_its_still(shown: list, made: list) -> None:
+    pictures = {(step, name): sliders.encode(torch.full((3, 8, 8), step / 4)) for step in (0, 2, 4) for name in "ab"}
+    sliders.browse(
+        {"step": [0, 2, 4], "name": "ab"},
+        lambda step, name: pictures[step, name],
+        alt="Squares of grey",
+        start={"step": 2},
+    )
+    data, metadata = shown[0]
+    assert data["text/plain"] == "Squares of grey" == metadata["image/png"]["alt"]
+    assert data["image/png"] == pictures[2, "a"]
+    assert "application/vnd.jupyter.widget-view+json" in data
+    image = next(w for w in made if isinstance(w, widgets.Image))
+    step, name = (w for w in made if isinstance(w, widgets.SelectionSlider))
+    assert bytes(image.value) == pictures[2, "a"]
+    step.value = 4
+    assert bytes(image.value) == pictures[4, "a"]
+    name.value = "b"
+    step.index = 0  # what Play sets
+    assert bytes(image.value) == pictures[0, "b"]
+    play = next(w for w in made if isinstance(w, widgets.Play))
+    assert (play.min, play.value, play.max) == (0, 1, 2)
+
+
+def test_a_move_over_feature_maps_answers_at_once() -> None:
+    maps = {name: torch.rand(224, 224) for name in "abc"}
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        sliders.encode(sliders.map_picture(maps, 1.0))
+        times.append(time.perf_counter() - start)
+    assert min(times) < 0.25  # about 30 ms alone; room for a busy machine
+
+
+def test_bad_input_is_one_clear_error() -> None:
+    with pytest.raises(ValueError, match="layer has no values"):
+        sliders.browse({"layer": []}, lambda layer: b"", alt="")
