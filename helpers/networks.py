@@ -36,12 +36,21 @@ def vgg_layers() -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def vgg16_base() -> Base:
-    """The convolutional base of VGG-16 with the Oxford weights (bundled): 25,088 features."""
+POOLS = {"pool3": 17, "pool4": 24, "pool5": 31}  # where each pooling ends in vgg_layers
+
+
+def vgg16_base(until: str = "pool5") -> Base:
+    """The convolutional base of VGG-16 with the Oxford weights (bundled): 25,088 features.
+
+    until: the pooling that ends it, "pool3", "pool4" or "pool5" (the whole base).
+    """
+    if until not in POOLS:
+        raise ValueError(f"until is {until!r}; give one of {', '.join(POOLS)}")
     layers = vgg_layers()
     layers.load_state_dict(files.load_bundled(files.VGG16_BASE))
-    sha256 = files.VGG16_BASE.digest
-    return Base(layers[:29], layers[29:], mean=CAFFE_MEAN, std=CAFFE_STD, name="vgg16 (Oxford)", sha256=sha256)
+    layers = layers[: POOLS[until]]
+    name = "vgg16 (Oxford)" if until == "pool5" else f"vgg16 (Oxford) until {until}"
+    return Base(layers[:-2], layers[-2:], mean=CAFFE_MEAN, std=CAFFE_STD, name=name, sha256=files.VGG16_BASE.digest)
 
 
 def imagenet_labels() -> list[str]:
@@ -163,4 +172,4 @@ def train_head(base: Base, images: Tensor, labels: Sequence[str], *, c: float = 
     if len(bias) == 1:  # two classes: scikit-learn keeps one row, the difference of ours
         weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
     linear.load_state_dict({"weight": weight.float(), "bias": bias.float()})
-    return Classifier(base, nn.Sequential(*pool, linear).to(base.mean.device), list(model.classes_))
+    return Classifier(base, nn.Sequential(*pool, linear).to(base.mean.device), model.classes_.tolist())
