@@ -22,6 +22,7 @@ __all__ = ["Certificate", "Result", "certify", "hinge", "zero_out"]
 Loss = Callable[[Tensor, float], Tensor]
 OnStep = Callable[[int, Tensor, Tensor], None]
 SECOND_MOMENT = 0.99  # Adam's memory of squared gradients, in a run of some hundred steps
+CYCLE = 50  # steps of the first cycle of step sizes
 SPARE = 0.05  # share of the margin that must be reached before a picture counts as done
 
 
@@ -59,7 +60,7 @@ def zero_out(
     images: Tensor,
     *,
     eps: float = 8 / 255,
-    steps: int = 100,
+    steps: int = 150,
     step_size: float = 16 / 255,
     momentum: float = 0.9,
     margin: float = 1.0,
@@ -74,8 +75,8 @@ def zero_out(
 
     images: (N, 3, H, W) in [0, 1] on the 8-bit grid; never modified. eps: budget per pixel in
     units of [0, 1], rounded down to whole 1/255. steps: gradient steps at most. step_size: of
-    the first step, falling to zero on a cosine. momentum: Adam's first moment. margin: how far
-    below zero pre-activations are pushed. focus: growth per step of the weight of units that
+    a cycle's first step, then falling (see `cosine`). momentum: Adam's first moment. margin: how
+    far below zero pre-activations are pushed. focus: growth per step of the weight of units that
     are still awake (0: none). loss: (pre-activations, margin) -> loss of each unit.
     random_start: begin anywhere in the budget. autocast: search in bfloat16 (None: where the
     machine computes it natively); the verdict is always float32. on_step(step, images, nonzero)
@@ -97,11 +98,23 @@ def zero_out(
                 on_step(step, *search.now())
             if search.finished(step, last=step == steps):
                 break
-            rate = step_size * (1 + math.cos(math.pi * step / steps)) / 2
+            rate = step_size * cosine(step, steps)
             search.move(z, slope, rate, momentum, focus)
     except KeyboardInterrupt:
         pass  # what was reached so far is worth having
     return search.result()
+
+
+def cosine(step: int, steps: int) -> float:
+    """Share of the step size: from 1 to 0 on a cosine in CYCLE steps, then again in twice as many, and so on.
+
+    Warm restarts (Loshchilov & Hutter 2017): easy pictures are done in the first cycle, and hard ones get
+    more. The last cycle is cut so that it ends with the run.
+    """
+    start, length = 0, CYCLE
+    while step >= start + length:
+        start, length = start + length, 2 * length
+    return (1 + math.cos(math.pi * (step - start) / min(length, steps - start))) / 2
 
 
 def check_attack(
@@ -169,12 +182,13 @@ class _Search:
         rounded = to_grid(self.work[0]).requires_grad_(need_slope)
         with torch.set_grad_enabled(need_slope), torch.autocast(self.device, torch.bfloat16, enabled=self.autocast):
             z = self.base.pre_activations(rounded)
-        z = z.float()
-        self._note(rounded.detach(), z.detach())
-        if not need_slope:
-            return z, None
-        losses = self.loss(z - self.threshold, self.margin) * self.work[5]
-        return z.detach(), torch.autograd.grad(losses.sum(), rounded)[0]
+        with torch.set_grad_enabled(need_slope):  # also where the caller has switched gradients off
+            z = z.float()
+            self._note(rounded.detach(), z.detach())
+            if not need_slope:
+                return z, None
+            losses = self.loss(z - self.threshold, self.margin) * self.work[5]
+            return z.detach(), torch.autograd.grad(losses.sum(), rounded)[0]
 
     def _note(self, rounded: Tensor, z: Tensor) -> None:
         count = count_nonzero(self.base.rest(z)).float()
@@ -232,7 +246,7 @@ class _Search:
         for alive, counts in self.counts:
             for i, number in zip(alive, counts.tolist(), strict=True):
                 history[i].append(int(number))
-        steps = [len(numbers) - 1 for numbers in history]
+        steps = [max(len(numbers) - 1, 0) for numbers in history]
         outputs = math.prod(self.base.feature_shape)
         return Result(self.best, self.original, count.tolist(), margin.tolist(), steps, outputs, history)
 
