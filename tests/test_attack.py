@@ -22,7 +22,7 @@ from nets import (
 )
 from torch import Tensor, nn
 
-from helpers.attack import Result, certify, hinge, zero_out
+from helpers.attack import Result, certify, cosine, hinge, zero_out
 from helpers.base import Base, Classifier
 from helpers.certificate import nonzero_and_margin
 from helpers.images import on_grid
@@ -398,6 +398,15 @@ def test_a_rough_search_claims_no_zero_that_is_not_there() -> None:
 @pytest.mark.parametrize("setting", [{"momentum": 0.0}, {"focus": 0.0}, {"margin": 0.0}, {"step_size": 1.0}])
 def test_settings_at_their_bounds_are_allowed(setting: dict[str, float]) -> None:
     assert attack(lowering(90.5), picture(100.0), 12, **setting).nonzero == [0]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 49, 50, 51, 150, 777])
+def test_step_sizes_stay_between_nothing_and_the_whole(steps: int) -> None:
+    shares = [cosine(step, steps) for step in range(steps)]
+    assert shares[0] == 1
+    assert all(0 < share <= 1 for share in shares)
+    rises = [step for step in range(1, steps) if shares[step] > shares[step - 1]]
+    assert all(shares[step] == 1 for step in rises), "it falls, but for restarts at the full size"
 
 
 def test_a_step_of_no_size_goes_nowhere() -> None:
