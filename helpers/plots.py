@@ -17,7 +17,7 @@ from torch import Tensor
 WIDE, NARROW = 11.0, 6.0  # inches, the only two widths
 Prediction = Sequence[tuple[str, float]]
 LINES = ("-", "--", "-.", ":")  # beside the colour, for readers who do not see it
-INK, ACCENT = "#3f3f46", "#b45309"
+INK, ACCENT, GRID = "#3f3f46", "#b45309", "#27272a"
 
 
 def use_style() -> None:
@@ -162,7 +162,7 @@ def contrast(change: Tensor) -> Tensor:
 
 
 def wall(panels: Mapping[str, Tensor], across: int = 32, columns: int = 2) -> Figure:
-    """All channels of a layer at a glance: one panel per entry (C, H, W), zero black, one square-root scale."""
+    """All channels of a layer at a glance: one panel per entry (C, H, W), zero black, one cube-root scale."""
     rows = -(-len(panels) // columns)
     high = max(maps.max().item() for maps in panels.values()) or 1e-9
     figure, axes = plt.subplots(rows, columns, figsize=(WIDE, rows * WIDE / columns * 0.56), squeeze=False)
@@ -170,8 +170,8 @@ def wall(panels: Mapping[str, Tensor], across: int = 32, columns: int = 2) -> Fi
         c, h, w = maps.shape
         tiles = torch.nn.functional.pad(maps.detach().float().cpu(), (0, 1, 0, 1, 0, -c % across), value=torch.nan)
         picture = tiles.view(-1, across, h + 1, w + 1).transpose(1, 2).flatten(2).flatten(0, 1)[:-1, :-1]
-        drawn = ax.imshow(picture.numpy(), cmap="magma", norm=PowerNorm(0.5, 0, high), interpolation="none")
-        ax.set(title=name, xticks=[], yticks=[], facecolor=INK)
+        drawn = ax.imshow(picture.numpy(), cmap="magma", norm=PowerNorm(1 / 3, 0, high), interpolation="none")
+        ax.set(title=name, xticks=[], yticks=[], facecolor=GRID)
     figure.colorbar(drawn, ax=axes, shrink=0.8, pad=0.01)
     return figure
 

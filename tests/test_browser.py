@@ -1,0 +1,179 @@
+"""The sliders in a real browser: JupyterLab, headless Chromium, every slider moved, Play pressed.
+
+Needs selenium, jupyterlab and Chromium with its driver; skipped where one of them is missing.
+The notebook runs as a whole, in a copy: some minutes on two cores.
+"""
+
+import json
+import os
+import secrets
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("selenium", reason="pip install selenium")
+pytest.importorskip("jupyterlab", reason="pip install jupyterlab")
+
+from selenium import webdriver
+from selenium.webdriver.common.keys import Keys
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import WebDriverWait
+
+ROOT = Path(__file__).resolve().parents[1]
+CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
+DRIVER = shutil.which("chromedriver")
+FLAGS = [
+    "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync", "--window-size=1400,1000",
+]  # fmt: skip
+# (notebook, label of the button that starts its live computation, or "")
+NOTEBOOKS = [("03_activations", "")]
+SETTINGS = {  # all cells in the page, no news
+    "notebook-extension/tracker": {"windowingMode": "none"},
+    "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
+}
+# Notes when a key, the pointer or Play acts and when the new picture is there.
+WATCH = """
+const img = arguments[0], box = img.closest('.widget-vbox');
+window.acted = performance.now(); window.moves = [];
+for (const kind of ['keydown', 'pointerdown'])
+  box.addEventListener(kind, () => { window.acted = performance.now(); }, true);
+img.addEventListener('load', () => window.moves.push(performance.now() - window.acted));
+"""
+PIXELS = """
+const img = arguments[0], canvas = document.createElement('canvas');
+canvas.width = img.naturalWidth; canvas.height = img.naturalHeight;
+canvas.getContext('2d').drawImage(img, 0, 0);
+return canvas.toDataURL();
+"""
+
+pytestmark = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no Chromium with its driver on this machine")
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[str]:
+    """JupyterLab on copies of the notebooks, on a free port: its address up to the token."""
+    (tmp_path / "helpers").symlink_to(ROOT / "helpers")
+    (tmp_path / "notebooks").mkdir()
+    for name, _ in NOTEBOOKS:
+        shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", tmp_path / "notebooks")
+    for name, values in SETTINGS.items():
+        path = tmp_path / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    token = secrets.token_hex(16)
+    command = f"-m jupyterlab --no-browser --allow-root --expose-app-in-browser --ip=127.0.0.1 --port={port}".split()
+    command += [f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={tmp_path / 'notebooks'}"]
+    places = {
+        "JUPYTERLAB_SETTINGS_DIR": "settings",
+        "JUPYTERLAB_WORKSPACES_DIR": "workspaces",
+        "JUPYTER_CONFIG_DIR": "config",
+        "JUPYTER_RUNTIME_DIR": "runtime",
+        "ZERO_OUT_OUT": "out",
+    }
+    environment = {**os.environ, **{name: str(tmp_path / place) for name, place in places.items()}}
+    with open(tmp_path / "lab.log", "w") as log:
+        server = subprocess.Popen([sys.executable, *command], env=environment, stdout=log, stderr=log)
+        try:
+            wait_for(f"http://127.0.0.1:{port}/api/status?token={token}", server, tmp_path / "lab.log")
+            yield f"http://127.0.0.1:{port}/lab/tree/{{}}.ipynb?token={token}"
+        finally:
+            server.terminate()  # shuts its kernels down
+            try:
+                server.wait(20)
+            except subprocess.TimeoutExpired:
+                server.kill()
+
+
+def wait_for(address: str, server: subprocess.Popen, log: Path, seconds: float = 60) -> None:
+    """Return when the address answers; fail with the server's log when it ends or takes too long."""
+    end = time.monotonic() + seconds
+    while server.poll() is None and time.monotonic() < end:
+        try:
+            urllib.request.urlopen(address, timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    pytest.fail(f"JupyterLab did not start:\n{log.read_text()[-2000:]}")
+
+
+@pytest.fixture
+def browser() -> Iterator[webdriver.Chrome]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in FLAGS:
+        options.add_argument(flag)
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def run_all(browser: webdriver.Chrome, address: str) -> None:
+    """Open a notebook in JupyterLab and run all its cells."""
+    browser.get(address)
+    ready = "const w = window.jupyterapp?.shell?.currentWidget; return !!(w?.sessionContext?.session?.kernel)"
+    WebDriverWait(browser, 90).until(lambda b: b.execute_script(ready))
+    browser.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells').then(r => window.ran = r)")
+    assert WebDriverWait(browser, 900, 1).until(lambda b: b.execute_script("return [window.ran]") != [None])
+    assert browser.execute_script("return window.ran") is True, "a cell failed"
+
+
+def find(place: webdriver.Chrome | WebElement, selector: str) -> list[WebElement]:
+    return place.find_elements("css selector", selector)
+
+
+def move(browser: webdriver.Chrome, handle: WebElement, image: WebElement) -> float:
+    """Move a slider by one place; the milliseconds until its picture has changed."""
+    old, place = browser.execute_script(PIXELS, image), handle.get_attribute("aria-valuenow")
+    for key in (Keys.ARROW_RIGHT, Keys.ARROW_LEFT):
+        handle.send_keys(key)
+        if handle.get_attribute("aria-valuenow") != place:
+            break
+    WebDriverWait(browser, 20, 0.02).until(lambda b: b.execute_script(PIXELS, image) != old)
+    return browser.execute_script("return window.moves.at(-1)")
+
+
+def play(browser: webdriver.Chrome, box: WebElement, image: WebElement) -> None:
+    """Press Play; three more pictures must come by themselves, then press it again to pause."""
+    seen = {browser.execute_script(PIXELS, image)}
+    button = find(box, ".widget-play button")[0]
+    button.click()
+    WebDriverWait(browser, 20, 0.02).until(
+        lambda b: seen.add(b.execute_script(PIXELS, image)) or len(seen) >= 4  # type: ignore[func-returns-value]
+    )
+    button.click()
+
+
+@pytest.mark.parametrize(("name", "run"), NOTEBOOKS)
+def test_sliders_answer_in_jupyterlab(lab: str, browser: webdriver.Chrome, name: str, run: str) -> None:
+    run_all(browser, lab.format(name))
+    images = find(browser, ".widget-vbox img.widget-image")
+    assert images, "no sliders came up"
+    times: list[float] = []
+    for image in images:
+        box = image.find_element("xpath", "ancestor::*[contains(@class, 'widget-vbox')][last()]")
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", box)
+        browser.execute_script(WATCH, image)
+        for button in find(box, "button.jupyter-button") if run else []:
+            if run in button.text:
+                old = browser.execute_script(PIXELS, image)
+                button.click()
+                WebDriverWait(browser, 300).until(lambda b, i=image, o=old: b.execute_script(PIXELS, i) != o)
+        for handle in find(box, ".noUi-handle, .ui-slider-handle"):
+            times += [move(browser, handle, image) for _ in range(3)]
+        if find(box, ".widget-play button"):
+            play(browser, box, image)
+    errors = find(browser, "[data-mime-type$='jupyter.error'], [data-mime-type$='jupyter.stderr']")
+    assert not [error.text for error in errors]
+    print(f"\n{name}: {len(images)} pictures, {len(times)} moves, median {statistics.median(times):.0f} ms")
