@@ -1,0 +1,144 @@
+"""Figures show what they are given, on one scale, and reach the notebook as one PNG with a text."""
+
+import io
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from nets import noise, picture, ramp
+from PIL import Image
+
+from helpers import plots
+from helpers.plots import amplification, bars_on, contrast, curves, feature_maps, pictures, show, strip, use_style
+
+BEFORE = [("albatross", 0.98), ("gull", 0.01), ("goose", 0.004)]
+AFTER = [("bucket", 0.0045), ("tub", 0.0044), ("hat", 0.0041)]
+
+
+@pytest.fixture(autouse=True)
+def clean() -> None:
+    plt.close("all")
+    plt.rcdefaults()
+    use_style()
+
+
+def titles(figure: Figure) -> list[str]:
+    return [ax.get_title() for ax in figure.axes]
+
+
+def drawn(figure: Figure) -> Image.Image:
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    return Image.open(content)
+
+
+def test_show_displays_one_png_with_its_text_and_closes_the_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = []
+    monkeypatch.setattr(plots, "display", lambda *given, **settings: shown.append((given, settings)))
+    show(curves({"a": [1, 2]}, "step", "outputs"), "A line that rises.")
+    ((content,), settings) = shown[0]
+    assert len(shown) == 1 and set(content) == {"image/png", "text/plain"}
+    assert content["text/plain"] == settings["metadata"]["image/png"]["alt"] == "A line that rises."
+    assert settings["raw"] is True
+    with Image.open(io.BytesIO(content["image/png"])) as image:
+        assert image.format == "PNG" and image.width == pytest.approx(600, abs=60)  # 6 inches, 100 dpi
+        assert image.convert("RGB").getpixel((1, 1)) == (255, 255, 255)
+    assert plt.get_fignums() == []
+
+
+@pytest.mark.parametrize("level, factor", [(1, 50), (2, 50), (4, 30), (8, 10), (16, 5), (32, 3), (64, 2), (255, 1)])
+def test_a_change_is_amplified_as_far_as_it_stays_visible(level: int, factor: int) -> None:
+    assert amplification(torch.tensor([0.0, -level / 255])) == factor
+
+
+def test_no_change_is_amplified_without_a_division_by_zero() -> None:
+    assert amplification(torch.zeros(3)) == 50
+
+
+def test_the_strip_shows_the_change_around_grey_and_names_its_factor() -> None:
+    original, attacked = picture(100.0), picture(108.0)
+    figure = strip(original, attacked, BEFORE, AFTER)
+    assert titles(figure) == ["original", "what it says", "change x 10", "attacked", "what it says now"]
+    images = [ax.images[0].get_array() for ax in figure.axes if ax.images]
+    for image, value in zip(images, (100 / 255, 0.5 + 10 * 8 / 255, 108 / 255), strict=True):
+        assert image.shape == (8, 8, 3) and np.allclose(image, value, atol=1e-6)
+    assert not any(ax.get_xticks().size for ax in figure.axes if ax.images), "no ticks on pictures"
+    assert titles(strip(original, attacked)) == ["original", "change x 10", "attacked"]
+    drawn(figure)
+
+
+def test_bars_are_as_long_as_the_probabilities() -> None:
+    _, ax = plt.subplots()
+    bars_on(ax, BEFORE, "what it says")
+    assert [bar.get_width() for bar in ax.patches] == [0.98, 0.01, 0.004]
+    assert [text.get_text().split() for text in ax.texts] == [
+        ["albatross", "0.98"], ["gull", "0.01"], ["goose", "0.004"],
+    ]  # fmt: skip
+    assert ax.get_xlim() == (0, 1), "so that bars of several panels can be compared"
+    top, bottom = ax.patches[0].get_y(), ax.patches[-1].get_y()
+    assert ax.transData.transform((0, top))[1] > ax.transData.transform((0, bottom))[1], "the best is on top"
+
+
+@pytest.mark.parametrize("number, columns", [(1, 6), (6, 6), (7, 3)])
+def test_pictures_all_have_their_place_and_title(number: int, columns: int) -> None:
+    figure = pictures(noise(number), [f"photo {i}" for i in range(number)], columns)
+    assert sum(bool(ax.images) for ax in figure.axes) == number
+    assert [title for title in titles(figure) if title] == [f"photo {i}" for i in range(number)]
+    assert not any(ax.axison for ax in figure.axes if not ax.images)
+    drawn(figure)
+
+
+def test_feature_maps_share_one_scale() -> None:
+    maps = {"before": torch.arange(8.0).view(2, 2, 2), "after": torch.zeros(2, 2, 2)}
+    figure = feature_maps(maps, ["map 0", "map 1"])
+    limits = {ax.images[0].get_clim() for ax in figure.axes if ax.images}
+    assert limits == {(0, 7)}
+    assert [ax.get_ylabel() for ax in figure.axes if ax.get_ylabel()] == ["before", "after"]
+    assert [title for title in titles(figure) if title] == ["map 0", "map 1"]
+    drawn(figure)
+
+
+def test_feature_maps_that_are_all_zero_can_be_drawn() -> None:
+    drawn(feature_maps({"blind": torch.zeros(3, 4, 4)}))
+
+
+def test_curves_draw_the_given_values() -> None:
+    figure = curves({"a": [5, 3, 0], "b": [4, 4, 4]}, "step", "outputs left", log=True, title="two runs")
+    (ax,) = figure.axes
+    assert [line.get_ydata().tolist() for line in ax.lines] == [[5, 3, 0], [4, 4, 4]]
+    assert [line.get_xdata().tolist() for line in ax.lines] == [[0, 1, 2]] * 2
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_title()) == ("step", "outputs left", "two runs")
+    assert ax.get_yscale() == "symlog", "zero has no place on a plain logarithmic axis"
+    assert ax.get_ylim()[0] == 0
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+    assert len({line.get_linestyle() for line in ax.lines}) == 2, "told apart without colours, too"
+    drawn(figure)
+
+
+def test_a_single_curve_needs_no_legend() -> None:
+    figure = curves({"a": [1, 2]}, "eps", "share", x=[4, 8])
+    assert figure.axes[0].lines[0].get_xdata().tolist() == [4, 8]
+    assert figure.axes[0].get_legend() is None
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 250.0])
+def test_contrast_keeps_zero_in_the_middle_and_fills_the_scale(scale: float) -> None:
+    change = scale * torch.tensor([-1.0, 0.0, 0.5])
+    assert contrast(change).tolist() == pytest.approx([0, 0.5, 0.75])
+    assert contrast(torch.zeros(2)).tolist() == [0.5, 0.5]
+
+
+def test_figures_leave_their_tensors_alone() -> None:
+    original, attacked = ramp(), noise()
+    before = original.clone(), attacked.clone()
+    strip(original.requires_grad_(), attacked)
+    assert torch.equal(original, before[0]) and torch.equal(attacked, before[1])
+
+
+def test_there_is_a_style_also_for_older_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
+    """petroff10 came with 3.10; the older colour-blind-safe style stands in."""
+    monkeypatch.setattr(plt.style, "available", [name for name in plt.style.available if name != "petroff10"])
+    use_style()
+    assert plt.rcParams["figure.facecolor"] == "white"
