@@ -22,7 +22,7 @@ __all__ = ["Certificate", "Result", "certify", "hinge", "zero_out"]
 Loss = Callable[[Tensor, float], Tensor]
 OnStep = Callable[[int, Tensor, Tensor], None]
 SECOND_MOMENT = 0.99  # Adam's memory of squared gradients, in a run of some hundred steps
-CYCLE = 50  # steps of the first cycle of step sizes
+CYCLE = 60  # steps of the first cycle of step sizes
 SPARE = 0.05  # share of the margin that must be reached before a picture counts as done
 
 
