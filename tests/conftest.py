@@ -18,7 +18,7 @@ from helpers.attack import Result, zero_out
 from helpers.images import DATA, load_image, save_png
 from helpers.networks import Base, Classifier, efficientnet_lite0, vgg16_base
 
-# The same examples on every run and no folder left behind; a slow machine is no failure.
+# The same examples on every run; a slow machine is no failure.
 settings.register_profile("here", derandomize=True, database=None, deadline=None)
 settings.load_profile("here")
 

@@ -276,7 +276,9 @@ def test_a_picture_is_never_resized(tmp_path: Path, vgg: Base) -> None:
 
 def command(*arguments: object) -> subprocess.Popen[str]:
     line = [sys.executable, "-m", "helpers.attack", "certify", *map(str, arguments)]
-    return subprocess.Popen(line, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    # One thread each: they run side by side.
+    return subprocess.Popen(line, cwd=ROOT, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, **pipes)
 
 
 def test_the_command_line_tells_blind_from_not_blind_from_bad(blinded: tuple[Result, Path], tmp_path: Path) -> None:
