@@ -2,13 +2,15 @@
 
 import io
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from IPython.display import display
 from matplotlib.axes import Axes
-from matplotlib.colors import PowerNorm, to_rgb
+from matplotlib.colors import PowerNorm, SymLogNorm, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
 from pandas import DataFrame
@@ -235,4 +237,46 @@ def architecture(layers: Sequence[tuple[str, tuple[int, int, int]]]) -> Figure:
         place, last = place + thick + 0.6 + 0.08 * side, height
     ax.set(xlim=(-0.3, place + 1.6), ylim=(-10.4, 11.4), aspect="equal")
     ax.set_axis_off()
+    return figure
+
+
+def number_grid(table: DataFrame, xlabel: str, ylabel: str, title: str = "") -> Figure:
+    """A table of counts as coloured cells on a logarithmic scale, each with its number; zero is white."""
+    figure, ax = plt.subplots(figsize=(NARROW, 0.5 * len(table) + 1.3))
+    values = table.to_numpy(dtype=float)
+    drawn = ax.imshow(values, cmap="YlOrBr", norm=SymLogNorm(1, vmin=0, vmax=max(values.max(), 10)), aspect="auto")
+    for (i, j), value in np.ndenumerate(values):
+        dark = drawn.norm(value) > 0.6
+        ax.text(j, i, f"{value:,.0f}", ha="center", va="center", color="white" if dark else INK)
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel, xticks=range(table.shape[1]), yticks=range(len(table)))
+    ax.set_xticklabels(table.columns)
+    ax.set_yticklabels(table.index)
+    return figure
+
+
+def spread(panels: Mapping[str, Mapping[object, Sequence[float]]], ylabel: str, columns: int = 4) -> Figure:
+    """One panel per setting: for each value a dot per picture, and a line through the medians.
+
+    The scale is logarithmic with a place for zero, and the same in all panels.
+    """
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    width = WIDE if columns > 2 else NARROW * (1 + columns) / 2
+    figure, axes = plt.subplots(rows, columns, figsize=(width, 2.9 * rows), squeeze=False, sharey=True)
+    for ax in axes.flat[len(panels) :]:
+        ax.set_axis_off()
+    for ax, (title, values) in zip(axes.flat, panels.items(), strict=False):
+        places = range(len(values))
+        ax.plot(places, [statistics.median(numbers) for numbers in values.values()], "-", color=INK, linewidth=1)
+        for place, numbers in zip(places, values.values(), strict=True):
+            ax.plot([place] * len(numbers), numbers, "o", color=ACCENT, alpha=0.6, markersize=6)
+        ax.set(title=title, xticks=places, xticklabels=[str(name) for name in values])
+        ax.set_yscale("symlog", linthresh=1)
+        ax.set_ylim(bottom=-0.3)
+        ax.margins(x=0.12)
+        ax.grid(alpha=0.25)
+        if any(len(str(name)) > 6 for name in values):
+            ax.tick_params("x", rotation=35)
+    for row in axes:
+        row[0].set_ylabel(ylabel)
     return figure
