@@ -4,8 +4,12 @@ They browse pictures that are there already and compute nothing, so that they an
 once. Only widgets that ipywidgets 7.7.1 (Colab) and 8 share; a still stands beside them for GitHub.
 """
 
+import html
 import io
+import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
@@ -14,6 +18,11 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+from helpers.attack import Certificate, Result, certify, zero_out
+from helpers.images import save_png
+from helpers.networks import Classifier
+from helpers.plots import curves, strip
 
 Drawable = Figure | Tensor | Image.Image
 
@@ -107,3 +116,90 @@ def as_png(content: bytes) -> bytes:
     """The same picture as PNG bytes (a PNG file stays as it is)."""
     picture = Image.open(io.BytesIO(content))
     return content if picture.format == "PNG" else encode(picture)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One attack as the laboratory shows it: picture (PNG bytes) and text, with what stands behind them."""
+
+    picture: bytes
+    text: str
+    result: Result
+    certificate: Certificate
+
+    def save(self, folder: Path, name: str = "laboratory") -> str:
+        """Write the attacked picture as PNG and its certificate as JSON; return their names."""
+        png = save_png(self.result.images, folder / f"{name}.png")
+        return f"{png.name} and {self.certificate.save(png.with_suffix('.json')).name}"
+
+
+def trial(classifier: Classifier, image: Tensor, **settings: object) -> Trial:
+    """Attack one picture (1, 3, H, W) with any settings of zero_out; draw and certify what came out."""
+    result = zero_out(classifier.base, image, **settings)
+    with tempfile.TemporaryDirectory() as folder:
+        certificate = certify(classifier.base, save_png(result.images, Path(folder) / "laboratory.png"), image)
+    before, after = (classifier.predict(x)[0] for x in (image, result.images))
+    line = {"outputs left": [float(n) for n in result.history[0]]}
+    figures = [strip(image, result.images, before, after), curves(line, "step", "outputs left", log=True)]
+    parts = [Image.open(io.BytesIO(content)) for content in frames(figures)]
+    sheet = Image.new("RGB", (max(part.width for part in parts), sum(part.height for part in parts)), "white")
+    top = 0
+    for part in parts:
+        sheet.paste(part, ((sheet.width - part.width) // 2, top))
+        top += part.height
+    return Trial(encode(sheet), str(certificate), result, certificate)
+
+
+def laboratory(
+    choices: Mapping[str, Sequence],
+    run: Callable[..., Trial],
+    first: Trial,
+    *,
+    folder: Path,
+    alt: str,
+    stored: Callable[..., str] | None = None,
+    start: Mapping[str, object] | None = None,
+) -> None:
+    """Menus over `choices`, a Run and a Save button, the picture and the verdict of the last trial.
+
+    run: called with one value per menu, by name, and on_step. first: shown until something was
+    run. stored: the same values -> a line of text at once, on each change of a menu. folder:
+    where Save writes. Nothing is answered while an attack runs; interrupting the kernel ends it
+    with the best picture so far.
+    """
+    menus = {
+        name: widgets.Dropdown(options=list(values), value=(start or {}).get(name, values[0]), description=name)
+        for name, values in choices.items()
+    }
+    go, keep = widgets.Button(description="Run", button_style="primary"), widgets.Button(description="Save")
+    image, words = widgets.Image(value=first.picture), widgets.HTML(value=_paragraph(first.text))
+    last = [first]
+
+    def say(line: str) -> None:
+        words.value = _paragraph(line)
+
+    def press_run(_: widgets.Button) -> None:
+        go.disabled = keep.disabled = True
+        say("loading the network ...")
+        try:
+            values = {name: menu.value for name, menu in menus.items()}
+            last[0] = run(**values, on_step=lambda step, _, left: say(f"step {step}: {int(left[0]):,} outputs left"))
+            image.value = last[0].picture
+            say(last[0].text)
+        except Exception as error:  # whatever the reader's settings lead to belongs on the page
+            say(f"{type(error).__name__}: {error}")
+        finally:
+            go.disabled = keep.disabled = False
+
+    go.on_click(press_run)
+    keep.on_click(lambda _: say(f"{last[0].text}\nwritten: {last[0].save(folder)}"))
+    for menu in menus.values() if stored else ():
+        menu.observe(lambda _: say(stored(**{name: menu.value for name, menu in menus.items()})), names="value")
+    page = widgets.VBox([*menus.values(), widgets.HBox([go, keep]), words, image])
+    view = {"version_major": 2, "version_minor": 0, "model_id": page.model_id}
+    content = {"application/vnd.jupyter.widget-view+json": view, "image/png": first.picture, "text/plain": alt}
+    display(content, raw=True, metadata={"image/png": {"alt": alt}})
+
+
+def _paragraph(line: str) -> str:
+    return f"<pre>{html.escape(line)}</pre>"
