@@ -106,7 +106,7 @@ def zero_out(
 
 
 def cosine(step: int, steps: int) -> float:
-    """Share of the step size: from 1 to 0 on a cosine in CYCLE steps, then again in twice as many, and so on.
+    """Share of the step size: from 1 to 0 on a cosine in CYCLE steps, then from 1/4 in twice as many, and so on.
 
     Warm restarts (Loshchilov & Hutter 2017): easy pictures are done in the first cycle, and hard ones get
     more. The last cycle is cut so that it ends with the run.
@@ -114,7 +114,8 @@ def cosine(step: int, steps: int) -> float:
     start, length = 0, CYCLE
     while step >= start + length:
         start, length = start + length, 2 * length
-    return (1 + math.cos(math.pi * (step - start) / min(length, steps - start))) / 2
+    peak = 1 if start == 0 else 1 / 4
+    return peak * (1 + math.cos(math.pi * (step - start) / min(length, steps - start))) / 2
 
 
 def check_attack(
