@@ -124,7 +124,7 @@ def strongest(output: Tensor, count: int) -> list[int]:
 class Watch:
     """Notes what every layer does while an attack runs: zero_out(..., on_step=Watch(base)).
 
-    at: the steps to note (None: all); step 0 and those that reach zero are noted in any case.
+    at: the steps to note (None: all); step 0 and the step that ends at zero are noted in any case.
     keep: how many channels of each layer to keep as maps, the strongest of the clean picture.
     Afterwards: steps, the noted ones; images, one (N, 3, H, W) per noted step; tables, one
     layer_table per noted step. channels[name]: the numbers of the kept channels; maps[name]:
@@ -143,10 +143,16 @@ class Watch:
     def __post_init__(self) -> None:
         self._layers = layers(self.base)
         self._clean: dict[str, Tensor] = {}
+        self._extra = False  # whether the last note stands outside `at`
 
     def __call__(self, step: int, images: Tensor, nonzero: Tensor) -> None:
-        if step and self.at is not None and step not in self.at and nonzero.any():
+        extra = self.at is not None and step not in self.at and step > 0
+        if extra and nonzero.any():
             return
+        if self._extra:  # zero, but not the end yet: only the last such step is worth keeping
+            for notes in (self.steps, self.images, self.tables, *self.maps.values()):
+                notes.pop()
+        self._extra = extra
         now = record(self.base, images, self._layers)
         if not self._clean:
             self._clean = now

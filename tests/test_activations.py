@@ -120,3 +120,12 @@ def test_watching_does_not_change_the_attack() -> None:
     plain = zero_out(base, image, **settings)
     watched = zero_out(base, image, on_step=Watch(base), **settings)
     assert torch.equal(plain.images, watched.images) and plain.history == watched.history
+
+
+def test_watch_keeps_only_the_last_step_outside_its_list() -> None:
+    base, image = small_base(), to_grid(torch.full((1, 3, 4, 4), 0.6))
+    watch = Watch(base, at=[1], keep=1)
+    for step, left in ((0, 3), (1, 3), (2, 3), (3, 0), (4, 0)):
+        watch(step, image, torch.tensor([left]))
+    assert watch.steps == [0, 1, 4]
+    assert len(watch.images) == len(watch.tables) == len(watch.maps["pool1"]) == 3
