@@ -170,6 +170,12 @@ def test_grey_arrays_and_tensors_keep_their_axes(kind: str) -> None:
     assert np.array_equal(levels(load_image(forms[kind], 32))[0, 1].numpy(), grey)
 
 
+@pytest.mark.parametrize("level, nearest", [(254.7, 255), (0.4, 0), (99.6, 100)])
+def test_float_pixels_go_to_the_nearest_level(level: float, nearest: int) -> None:
+    image = load_image(np.full((32, 32, 3), level / 255), 32)
+    assert first_pixel(image) == (nearest,) * 3
+
+
 def test_bfloat16_tensors_are_read() -> None:
     assert first_pixel(load_image(torch.ones(3, 32, 32, dtype=torch.bfloat16), 32)) == (255, 255, 255)
 
