@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from helpers.attack import Loss, hinge, native_bfloat16, zero_out
+from helpers.attack import hinge, native_bfloat16, zero_out
 from helpers.images import check_images, difference, write_file
 from helpers.networks import Base, Classifier, embed
 from helpers.runtime import progress
@@ -285,7 +285,17 @@ class Store:
 
 def read(file: str | Path | io.StringIO) -> pd.DataFrame:
     """The table of a sweep's CSV file, with numbers as numbers; eps and step_size in units of [0, 1]."""
-    return pd.read_csv(file, dtype={"pixels": str, "weights": str, "error": str}, float_precision="round_trip")
+    return pd.read_csv(file, dtype={"pixels": str, "weights": str, "error": str})
+
+
+def pick(table: pd.DataFrame, *, size: int = 224, **settings: Any) -> pd.DataFrame:
+    """The rows of a table with these settings (of a list: any) and otherwise the defaults of zero_out."""
+    keep = table["size"] == size
+    for name, options in {**DEFAULTS, **settings}.items():
+        options = options if isinstance(options, list) else [options]
+        wanted = {text(complete({name: option})[name]) for option in options}
+        keep &= table[name].map(text).isin(wanted) | (name == "autocast")  # None is an empty place in a file
+    return table[keep]
 
 
 def bisect(left_at: Callable[[int], int], most: int = 16) -> tuple[int | None, dict[int, int]]:
@@ -311,4 +321,4 @@ def smallest_budget(base: Base, image: Tensor, *, most: int = 16, **settings: An
     return bisect(lambda budget: zero_out(base, image, eps=budget / 255, **settings).nonzero[0], most)
 
 
-__all__ = ["LOSSES", "Loss", "bisect", "grid", "read", "smallest_budget", "sweep"]
+__all__ = ["LOSSES", "bisect", "grid", "pick", "read", "smallest_budget", "sweep"]

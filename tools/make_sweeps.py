@@ -23,8 +23,7 @@ FOLDER = DATA / "sweeps"
 NAMES = ("albatross", "cat", "coffee")
 MORE = ("ladybird", "rocket", "astronaut")
 LITE0 = {"margin": 0.1, "steps": 60}  # its pre-activations are about a tenth of VGG-16's
-VGG16 = {"margin": 1.0, "steps": 100}
-SHORT = {"margin": 1.0, "steps": 60}
+VGG16 = {"margin": 1.0, "steps": 60}
 
 
 def photos(names: tuple[str, ...] = NAMES, size: int = 224) -> dict[str, Tensor]:
@@ -53,7 +52,7 @@ def lite0_sweeps(path: Path) -> None:
         sweep(network, pictures, grid(**{**LITE0, **axes}), path=path)
 
     run(photos(), eps=[k / 255 for k in (1, 2, 4, 6, 8, 12, 16)])
-    run(photos(NAMES[:2]), steps=[15, 30, 60, 120], step_size=[k / 255 for k in (4, 8, 16, 32)])
+    run(photos(NAMES[:2]), steps=[15, 30, 60], step_size=[k / 255 for k in (4, 8, 16, 32)])
     run(photos(), loss=list(LOSSES), focus=0.0)
     run(photos(), focus=[0.1, 10.0])
     run(photos(), momentum=[0.0, 0.5, 0.95])
@@ -61,21 +60,21 @@ def lite0_sweeps(path: Path) -> None:
     run(photos(), random_start=True, seed=[0, 1, 2])
     for size in (112, 160):
         run(photos(size=size))
+    run(photos(NAMES[:2]), steps=120, step_size=[k / 255 for k in (4, 8, 16, 32)])
     smallest(network, photos(NAMES + MORE), path, LITE0)
 
 
 def vgg16_sweeps(path: Path) -> None:
     """VGG-16: the central ones."""
     network = {"vgg16": classifier}
-    sweep(network, photos(), grid(eps=[k / 255 for k in (16, 8, 4, 2)], **VGG16), path=path)
+    sweep(network, photos(), grid(eps=[k / 255 for k in (16, 8, 4)], **VGG16), path=path)
     cat = photos(("cat",))
-    sweep(network, cat, grid(loss=list(LOSSES), focus=0.0, **SHORT), path=path)
-    sweep(network, cat, grid(**SHORT), path=path)
+    sweep(network, cat, grid(loss=list(LOSSES), focus=0.0, **VGG16), path=path)
     for name, base in {"vgg16 pool3": vgg16_pool3, "vgg16 pool4": vgg16_pool4}.items():
-        sweep({name: base}, cat, grid(**SHORT), path=path)
+        sweep({name: base}, cat, grid(**VGG16), path=path)
     for size in (112, 160):
-        sweep({"vgg16": vgg16_base}, photos(("cat",), size), grid(**SHORT), path=path)
-    smallest(network, photos(), path, VGG16)
+        sweep({"vgg16": vgg16_base}, photos(("cat",), size), grid(**VGG16), path=path)
+    sweep(network, photos(), grid(eps=2 / 255, **VGG16), path=path)
 
 
 def smallest(network: dict[str, Source], pictures: dict[str, Tensor], path: Path, settings: dict) -> None:
