@@ -8,7 +8,6 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from timm.data import ImageNetInfo
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from helpers import weights as files
 from helpers.base import Base, Classifier, Head, best_labels, split
@@ -145,31 +144,26 @@ def embed(base: Base, images: Tensor, batch: int = 16) -> Tensor:
     return torch.cat([base.features(piece.to(base.mean.device)).flatten(1).cpu() for piece in pieces])
 
 
-class Direction(nn.Module):
-    """Divide each feature vector by its length, as scikit-learn's Normalizer; zero stays zero."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.normalize(x, dim=1)
-
-
-def train_head(base: Base, images: Tensor, labels: Sequence[str], *, c: float = 30.0, seed: int = 0) -> Classifier:
+def train_head(base: Base, images: Tensor, labels: Sequence[str], *, c: float = 10.0, seed: int = 0) -> Classifier:
     """Transfer learning: a linear head on the frozen base, in seconds.
 
-    images (N, 3, H, W) in [0, 1] with N labels. The features are averaged over positions,
-    scaled to length one and given to scikit-learn's LogisticRegression (c: inverse of its
-    regularisation). Raises ValueError when the numbers differ or only one class is there.
+    images (N, 3, H, W) in [0, 1] with N labels. The features are averaged over positions
+    and given to scikit-learn's LogisticRegression, in units of their mean length (c: inverse of
+    its regularisation). Raises ValueError when the numbers differ or only one class is there.
     """
     check_images(images)
     if len(images) != len(labels):
         raise ValueError(f"{len(images)} pictures but {len(labels)} labels; give one label per picture")
     if len(set(labels)) < 2:
         raise ValueError("all labels are the same; a classifier needs at least two classes")
-    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), Direction())
+    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     vectors = pool(embed(base, images).unflatten(1, base.feature_shape))
-    model = LogisticRegression(C=c, max_iter=2000, random_state=seed).fit(vectors.numpy(), list(labels))
+    # One unit for all: dividing each vector by its own length would make nearly nothing as loud as a picture.
+    unit = vectors.norm(dim=1).mean().clamp(min=1e-12)
+    model = LogisticRegression(C=c, max_iter=5000, random_state=seed).fit((vectors / unit).numpy(), list(labels))
     linear = nn.Linear(vectors.shape[1], len(model.classes_))
     weight, bias = torch.from_numpy(model.coef_), torch.from_numpy(model.intercept_)
     if len(bias) == 1:  # two classes: scikit-learn keeps one row, the difference of ours
         weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
-    linear.load_state_dict({"weight": weight.float(), "bias": bias.float()})
+    linear.load_state_dict({"weight": weight.float() / unit, "bias": bias.float()})
     return Classifier(base, nn.Sequential(*pool, linear).to(base.mean.device), model.classes_.tolist())
