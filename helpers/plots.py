@@ -53,7 +53,8 @@ def show(figure: Figure, alt: str) -> None:
     figure.savefig(full, format="png")
     plt.close(figure)
     colours = Image.open(full).convert("RGB")
-    palette = colours.quantize(256)
+    palette = colours.quantize(255)
+    palette.putpalette([*palette.getpalette()[:765], 255, 255, 255])  # the ground stays white
     colours.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(picture, format="png", optimize=True)
     content = {"image/png": picture.getvalue(), "text/plain": alt}
     display(content, raw=True, metadata={"image/png": {"alt": alt}})
