@@ -55,7 +55,10 @@ def show(figure: Figure, alt: str) -> None:
     colours = Image.open(full).convert("RGB")
     palette = colours.quantize(255)
     palette.putpalette([*palette.getpalette()[:765], 255, 255, 255])  # the ground stays white
-    colours.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG).save(picture, format="png", optimize=True)
+    drawn = colours.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
+    # Pillow looks colours up coarsely and takes a near white for white.
+    drawn.paste(255, mask=Image.fromarray((np.asarray(colours) == 255).all(2)))
+    drawn.save(picture, format="png", optimize=True)
     content = {"image/png": picture.getvalue(), "text/plain": alt}
     display(content, raw=True, metadata={"image/png": {"alt": alt}})
 
