@@ -393,6 +393,7 @@ def test_a_rough_search_claims_no_zero_that_is_not_there() -> None:
         assert base.pre_activations(image).max() < -0.1
     result = zero_out(base, image, eps=0, steps=3, autocast=True)
     assert result.nonzero == [PIXELS]
+    assert result.steps == [3], "it does not stop for a zero that is none"
     assert result.margin == [pytest.approx(-0.25, abs=1e-3)]
 
 
