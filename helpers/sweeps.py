@@ -225,7 +225,8 @@ def rows_of(job: Job) -> list[Row]:
     steps = job.settings["steps"]
     if any(n and taken < steps for n, taken in zip(result.nonzero, result.steps, strict=True)):
         raise KeyboardInterrupt  # zero_out hands back what it has; a table must not hold it as a result
-    ratio = embed(base, result.images).norm(dim=1) / embed(base, job.images).norm(dim=1)
+    clean = embed(base, job.images)
+    ratio = embed(base, result.images).norm(dim=1) / clean.norm(dim=1)
     variation = [float("nan")] * len(job.names)
     if isinstance(network, Classifier):
         variation = ((network.probabilities(result.images) - network.blank()).abs().sum(1) / 2).tolist()
@@ -233,7 +234,7 @@ def rows_of(job: Job) -> list[Row]:
     for i in range(len(job.names)):
         change = difference(result.original[i : i + 1].cpu(), result.images[i : i + 1].cpu())
         values = (
-            result.nonzero[i], result.outputs, result.margin[i], result.steps[i], change.linf, change.psnr,
+            result.nonzero[i], clean.shape[1], result.margin[i], result.steps[i], change.linf, change.psnr,
             change.ssim, ratio[i].item(), variation[i], seconds, base.sha256[:12], "",
         )  # fmt: skip
         rows.append({**job.about(i), **{k: text(v) for k, v in zip(RESULTS, values, strict=True)}})

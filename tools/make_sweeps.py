@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from helpers.base import Base
-from helpers.images import DATA, load_image, load_photos
-from helpers.networks import efficientnet_lite0, train_head, vgg16_base
+from helpers.images import DATA, load_image
+from helpers.networks import efficientnet_lite0, vgg16_base
 from helpers.runtime import seed_everything
 from helpers.sweeps import LOSSES, Source, bisect, grid, sweep
 
@@ -37,11 +37,6 @@ def vgg16_pool3() -> Base:
 
 def vgg16_pool4() -> Base:
     return vgg16_base("pool4")
-
-
-def classifier() -> Source:
-    """VGG-16 with the head of the six classes: for the distance to its blank prediction."""
-    return train_head(vgg16_base(), *load_photos("train"))
 
 
 def lite0_sweeps(path: Path) -> None:
@@ -66,7 +61,7 @@ def lite0_sweeps(path: Path) -> None:
 
 def vgg16_sweeps(path: Path) -> None:
     """VGG-16: the central ones."""
-    network = {"vgg16": classifier}
+    network = {"vgg16": vgg16_base}
     sweep(network, photos(), grid(eps=[k / 255 for k in (16, 8, 4)], **VGG16), path=path)
     cat = photos(("cat",))
     sweep(network, cat, grid(loss=list(LOSSES), focus=0.0, **VGG16), path=path)
