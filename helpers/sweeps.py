@@ -4,6 +4,7 @@ A sweep that was interrupted goes on where it stopped, since rows that the file 
 computed again. Any concurrent.futures.Executor does the work: threads, processes, Dask, MPI.
 """
 
+import copy
 import csv
 import hashlib
 import inspect
@@ -11,6 +12,7 @@ import io
 import itertools
 import json
 import platform
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
@@ -209,14 +211,21 @@ def failures(job: Job, error: BaseException) -> list[Row]:
 
 
 @lru_cache(maxsize=4)
-def load(source: Callable[[], Network]) -> Network:
-    """A network, made once in each process."""
+def load(source: Callable[[], Network], thread: int) -> Network:
+    """A network, made once in each thread of each process."""
     return source()
+
+
+def own(source: Source) -> Network:
+    """The network for this thread alone: bases that stop half-way with a hook cannot be shared."""
+    if not isinstance(source, torch.nn.Module):
+        return load(source, threading.get_ident())
+    return source if threading.current_thread() is threading.main_thread() else copy.deepcopy(source)
 
 
 def rows_of(job: Job) -> list[Row]:
     """Run the attack of one job and measure its pictures."""
-    network = job.source if isinstance(job.source, torch.nn.Module) else load(job.source)
+    network = own(job.source)
     base = network.base if isinstance(network, Classifier) else network
     loss = job.settings["loss"]
     start = time.perf_counter()

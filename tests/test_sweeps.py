@@ -18,6 +18,7 @@ from helpers import sweeps
 from helpers.attack import zero_out
 from helpers.base import Base, Classifier
 from helpers.images import DATA, load_image
+from helpers.networks import efficientnet_lite0
 from helpers.sweeps import LOSSES, bisect, grid, pick, read, smallest_budget, sweep
 
 EIGHT = {"eps": 8 / 255, "steps": 12}
@@ -201,6 +202,14 @@ def test_any_executor_gives_the_same_table(make: Callable[[], Any], tmp_path: Pa
     here = sweep({"net": lowering(90.5)}, pictures, cells)
     pd.testing.assert_frame_equal(without_seconds(table), without_seconds(here))
     assert table.error.notna().sum() == 4
+
+
+def test_threads_do_not_disturb_each_other_in_a_network_with_hooks(lite0: Classifier) -> None:
+    image = {"cat": load_image(DATA / "images" / "cat.png", size=64)}
+    cells = grid(eps=8 / 255, steps=6, seed=list(range(4)), random_start=True)
+    with ThreadPoolExecutor(2) as workers:
+        table = sweep({"shared": lite0, "made": efficientnet_lite0}, image, cells, executor=workers)
+    assert table.error.isna().all() and len(table) == 8
 
 
 def test_a_worker_that_dies_is_recorded() -> None:
