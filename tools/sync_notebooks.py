@@ -13,13 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
-import tomllib
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
-try:
+if sys.version_info >= (3, 11):
     import tomllib
-except ImportError:  # Python 3.10: pytest brings its twin
+else:  # pytest brings its twin
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
