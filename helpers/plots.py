@@ -256,7 +256,7 @@ def architecture(layers: Sequence[tuple[str, tuple[int, int, int]]]) -> Figure:
 
 
 def number_grid(table: DataFrame, xlabel: str, ylabel: str, title: str = "") -> Figure:
-    """A table of counts as coloured cells on a logarithmic scale, each with its number; zero is white."""
+    """A table of counts as coloured cells on a logarithmic scale, each with its number; zero is palest."""
     figure, ax = plt.subplots(figsize=(NARROW, 0.5 * len(table) + 1.3))
     values = table.to_numpy(dtype=float)
     drawn = ax.imshow(values, cmap="YlOrBr", norm=SymLogNorm(1, vmin=0, vmax=max(values.max(), 10)), aspect="auto")
@@ -287,11 +287,12 @@ def spread(panels: Mapping[str, Mapping[object, Sequence[float]]], ylabel: str, 
             ax.plot([place] * len(numbers), numbers, "o", color=ACCENT, alpha=0.6, markersize=6)
         ax.set(title=title, xticks=places, xticklabels=[str(name) for name in values])
         ax.set_yscale("symlog", linthresh=1)
-        ax.set_ylim(bottom=-0.3)
         ax.margins(x=0.12)
         ax.grid(alpha=0.25)
         if any(len(str(name)) > 6 for name in values):
-            ax.tick_params("x", rotation=35)
+            plt.setp(ax.get_xticklabels(), rotation=35, ha="right", rotation_mode="anchor")
+    high = max(max(numbers) for values in panels.values() for numbers in values.values())
+    axes[0, 0].set_ylim(-0.3, 2 * high + 1)
     for row in axes:
         row[0].set_ylabel(ylabel)
     return figure

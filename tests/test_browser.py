@@ -35,7 +35,7 @@ FLAGS = [
     "--disable-component-update", "--disable-sync", "--window-size=1400,1000",
 ]  # fmt: skip
 # (notebook, label of the button that starts its live computation, or "")
-NOTEBOOKS = [("03_activations", "")]
+NOTEBOOKS = [("03_activations", ""), ("04_sweeps", "Run")]
 SETTINGS = {  # all cells in the page, no news
     "notebook-extension/tracker": {"windowingMode": "none"},
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
