@@ -176,6 +176,7 @@ def text(value: object) -> str:
 
 
 def key_of(row: Mapping[str, str]) -> tuple[str, ...]:
+    """What tells one row from another: the network, the picture and the settings."""
     return tuple(row[name] for name in KEY)
 
 
