@@ -8,13 +8,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import ipywidgets as widgets
 import pandas as pd
 import pytest
 import torch
 from nets import Fuse, lowering, noise, picture, random_net
 from torch import nn
 
-from helpers import sweeps
+from helpers import sliders, sweeps
 from helpers.attack import zero_out
 from helpers.base import Base, Classifier
 from helpers.images import DATA, load_image
@@ -274,6 +275,55 @@ def test_bad_input_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="other columns"):
         sweep({"net": far}, one, [{}], path=tmp_path / "other.csv")
+
+
+# --- the laboratory --------------------------------------------------------------------------------
+
+
+def tiny_classifier() -> Classifier:
+    base = far()
+    head = nn.Sequential(nn.Flatten(), nn.LazyLinear(6))
+    head(torch.zeros(1, *base.feature_shape))
+    return Classifier(base, head, "abcdef")
+
+
+def test_a_trial_is_picture_text_and_certificate(tmp_path: Path) -> None:
+    one = sliders.trial(tiny_classifier(), picture(96.0), **STEADY)
+    assert one.picture.startswith(b"\x89PNG") and one.certificate.zero and "exactly zero" in one.text
+    assert one.save(tmp_path) == "laboratory.png and laboratory.json"
+    assert json.loads((tmp_path / "laboratory.json").read_text())["zero"]
+    assert torch.equal(load_image(tmp_path / "laboratory.png", size=8), one.result.images)
+
+
+def test_the_laboratory_runs_saves_and_survives_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[dict] = []
+    monkeypatch.setattr(sliders, "display", lambda data, **_: shown.append(data))
+    seen: list[widgets.Widget] = []
+    widgets.Widget.on_widget_constructed(seen.append)
+    net = tiny_classifier()
+    first = sliders.trial(net, picture(96.0), **STEADY)
+
+    def run(eps: float, on_step: Callable) -> sliders.Trial:
+        return sliders.trial(net, picture(120.0), eps=eps, steps=20, on_step=on_step)
+
+    choices = {"eps": [4 / 255, -1.0]}
+    stored = "stored: {}".format
+    sliders.laboratory(
+        choices, run, first, folder=tmp_path, alt="A test", stored=lambda eps: stored(eps), start={"eps": 4 / 255}
+    )
+    widgets.Widget.on_widget_constructed(None)
+    menu = next(w for w in seen if isinstance(w, widgets.Dropdown))
+    go, keep = (w for w in seen if isinstance(w, widgets.Button))
+    image, words = (next(w for w in seen if isinstance(w, kind)) for kind in (widgets.Image, widgets.HTML))
+    assert shown[0]["image/png"] == bytes(image.value) == first.picture and shown[0]["text/plain"] == "A test"
+    go.click()
+    assert bytes(image.value) != first.picture and "not blind" in words.value and not go.disabled
+    keep.click()
+    assert "written: laboratory.png" in words.value and (tmp_path / "laboratory.png").is_file()
+    menu.value = -1.0
+    assert words.value == "<pre>stored: -1.0</pre>"
+    go.click()
+    assert "ValueError: eps is -1.0" in words.value and not go.disabled
 
 
 # --- the stored sweeps ----------------------------------------------------------------------------
