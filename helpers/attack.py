@@ -164,7 +164,7 @@ class _Search:
         low, high = (x - budget).clamp_(min=0), (x + budget).clamp_(max=1)
         self.alive = list(range(len(images)))
         self.work = [x, low, high, torch.zeros_like(x), torch.zeros_like(x), torch.ones((), device=x.device)]
-        self.moves = 0
+        self.moves, self.outputs = 0, math.prod(base.feature_shape)
         self.best = images.clone()
         self.best_count = torch.full((len(images),), torch.inf, device=x.device)
         self.best_margin = torch.full_like(self.best_count, -torch.inf)
@@ -192,7 +192,9 @@ class _Search:
             return z.detach(), torch.autograd.grad(losses.sum(), rounded)[0]
 
     def _note(self, rounded: Tensor, z: Tensor) -> None:
-        count = count_nonzero(self.base.rest(z)).float()
+        features = self.base.rest(z)
+        self.outputs = features[0].numel()  # of pictures of this size
+        count = count_nonzero(features).float()
         margin = room(self.base, z)
         old_count, old_margin = self.best_count[self.alive], self.best_margin[self.alive]
         better = (count < old_count) | (count == old_count) & (margin > old_margin)
@@ -248,8 +250,7 @@ class _Search:
             for i, number in zip(alive, counts.tolist(), strict=True):
                 history[i].append(int(number))
         steps = [max(len(numbers) - 1, 0) for numbers in history]
-        outputs = math.prod(self.base.feature_shape)
-        return Result(self.best, self.original, count.tolist(), margin.tolist(), steps, outputs, history)
+        return Result(self.best, self.original, count.tolist(), margin.tolist(), steps, self.outputs, history)
 
 
 def native_bfloat16(device: torch.device) -> bool:

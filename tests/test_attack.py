@@ -27,6 +27,7 @@ from helpers.attack import Result, certify, cosine, hinge, zero_out
 from helpers.base import Base, Classifier
 from helpers.certificate import nonzero_and_margin
 from helpers.images import on_grid
+from helpers.networks import vgg16_base
 
 PIXELS = SIZE * SIZE
 
@@ -526,3 +527,9 @@ def test_vgg16_goes_blind_on_the_albatross(blinded: tuple[Result, object], vgg: 
     assert certificate.zero and certificate.nonzero == certificate.nonzero_float64 == 0
     assert 1 <= certificate.linf <= 16
     assert certificate.margin > certificate.gap, "what rounding of sums can do is less than what is spare"
+
+
+def test_outputs_are_counted_for_the_size_of_the_pictures() -> None:
+    base = vgg16_base("pool3")
+    result = zero_out(base, torch.zeros(1, 3, 64, 64), steps=0)
+    assert result.outputs == 256 * 8 * 8
