@@ -181,7 +181,13 @@ def table() -> str:
 
 
 def readme(text: str) -> str:
-    return re.sub(r"(<!-- notebooks -->\n).*?(\n<!-- end -->)", lambda m: m[1] + table() + m[2], text, flags=re.S)
+    """The README with its table; ValueError when the place for the table is gone."""
+    filled, places = re.subn(
+        r"(<!-- notebooks -->\n).*?(<!-- end -->)", lambda m: f"{m[1]}{table()}\n{m[2]}", text, flags=re.S
+    )
+    if places != 1:
+        raise ValueError(f"README.md has {places} places for the table; keep one <!-- notebooks --> ... <!-- end -->")
+    return filled
 
 
 def main() -> int:
