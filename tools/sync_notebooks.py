@@ -34,7 +34,6 @@ class Notebook:
     title: str
     question: str
     cpu: str
-    t4: str
 
 
 NOTEBOOKS = [
@@ -43,61 +42,57 @@ NOTEBOOKS = [
         "Glossary: classification, transfer learning, VGG-16",
         "What does a pre-trained network see, and what is nothing to it?",
         "1",
-        "1/2",
     ),
     Notebook(
         "02_albatross",
         "Albatross: making VGG-16 go blind",
         "Can I blind a pre-trained network?",
         "2",
-        "1/2",
     ),
     Notebook(
         "03_activations",
         "Activations: watching a network go blind",
         "Where along the depth, and on which step, is the picture lost?",
         "2",
-        "1/2",
     ),
     Notebook(
         "04_sweeps",
         "Sweeps: how much is needed?",
         "Which budget, how many steps, which loss?",
         "2",
-        "1/2",
     ),
     Notebook(
         "05_defence",
         "Defence: what can be done against it?",
         "Which defence helps, and which cannot?",
         "3",
-        "1",
     ),
     Notebook(
         "06_bypass",
         "Bypass: getting past the defence",
         "Which defence still stands when the attacker knows it?",
         "3",
-        "1",
     ),
 ]
 
 SETUP = f'''# Setup: finds the helpers here, on Colab and on Kaggle. Run this first.
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 URL, TAG = "{URL}", "{TAG}"
 MARK = "helpers/attack.py"
-clouds = [p for p in map(Path, ["/content", "/kaggle/working"]) if p.is_dir()]
-mounts = [*clouds, Path("/kaggle/input")]
-places = [Path.cwd(), *Path.cwd().parents]
-places += [f.parents[1] for m in mounts for f in m.glob("*/" + MARK)]
-places += [f.parents[1] for f in mounts[-1].glob("*/*/*/" + MARK)]
-root = next((p for p in places if (p / MARK).is_file()), None)
+clouds = [p for p in map(Path, ["/kaggle/working", "/content"]) if p.is_dir()]
+near = [Path.cwd(), *Path.cwd().parents]
+near += [f.parents[1] for p in clouds for f in p.glob("*/" + MARK)]
+deep = ("*/" * n + MARK for n in range(1, 5))  # data sets, however packed
+far = (f.parents[1] for g in deep for f in Path("/kaggle/input").glob(g))
+root = next((p for p in chain(near, far) if (p / MARK).is_file()), None)
 if root is None and clouds:  # only the notebook arrived: fetch the rest
     root = clouds[0] / URL.rsplit("/", 1)[1]
-    git = ["git", "clone", "-q", "--depth=1", "-b", TAG, URL, str(root)]
+    git = ["git", "-c", "advice.detachedHead=false", "clone", "-q"]
+    git += ["--depth=1", "-b", TAG, URL, str(root)]
     if subprocess.run(git).returncode:
         sys.exit(f"Switch the Internet on, or attach {{URL}} as a data set.")
 elif root is None:
@@ -127,7 +122,7 @@ def header(notebook: Notebook, number: int) -> str:
             f"[![Open in Kaggle](https://kaggle.com/static/images/open-in-kaggle.svg)]"
             f"(https://kaggle.com/kernels/welcome?src=https://github.com/{blob})",
             "",
-            f"Time: about {notebook.cpu} min on a laptop without a GPU, {notebook.t4} min on a T4.",
+            f"Time: about {notebook.cpu} min on a laptop without a GPU.",
         ]
     )
 
@@ -154,6 +149,19 @@ def put(book: NotebookNode, tag: str, source: str, place: int, kind: str = "mark
     book.cells.insert(len(book.cells) if place < 0 else place, cell)
 
 
+def setup_first(book: NotebookNode) -> None:
+    """Move the setup cell before all other code: away from the project nothing can be imported earlier."""
+    code = [cell for cell in book.cells if cell.cell_type == "code"]
+    setup = next(cell for cell in code if "setup" in cell.metadata.get("tags", []))
+    if code[0] is not setup:
+        counts = [cell.execution_count for cell in code]
+        book.cells.remove(setup)
+        book.cells.insert(book.cells.index(code[0]), setup)
+        code.insert(0, code.pop(code.index(setup)))
+        for cell, count in zip(code, counts, strict=True):  # neither has an output that holds its count
+            cell.execution_count = count
+
+
 def synced(path: Path) -> str:
     """The text of a notebook with its shared cells as they should be."""
     book = nbformat.read(path, as_version=4)
@@ -162,6 +170,7 @@ def synced(path: Path) -> str:
             put(book, "header", header(notebook, number), 0)
             put(book, "navigation", navigation(notebook), -1)
     put(book, "setup", SETUP, 2, "code")
+    setup_first(book)
     book.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
@@ -175,8 +184,8 @@ def synced(path: Path) -> str:
 
 def table() -> str:
     """The README's table of notebooks."""
-    rows = ["| notebook | the question it answers | CPU | T4 |", "|---|---|---|---|"]
-    rows += [f"| [{n.title}](notebooks/{n.name}.ipynb) | {n.question} | {n.cpu} min | {n.t4} min |" for n in existing()]
+    rows = ["| notebook | the question it answers | without a GPU |", "|---|---|---|"]
+    rows += [f"| [{n.title}](notebooks/{n.name}.ipynb) | {n.question} | {n.cpu} min |" for n in existing()]
     return "\n".join(rows)
 
 

@@ -1,0 +1,287 @@
+"""The setup cell where readers run notebooks: a laptop, Colab, Kaggle; with and without the Internet.
+
+The places are rebuilt below a temporary folder: the cell's text is executed with /content and
+/kaggle moved there, and a stand-in for git on PATH copies the project, or fails as without a network.
+"""
+
+import ast
+import importlib
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import matplotlib.pyplot as plt
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
+COLAB = {"COLAB_RELEASE_TAG": "release-colab-external", "COLAB_GPU": "0"}
+KAGGLE = {"KAGGLE_KERNEL_RUN_TYPE": "Interactive", "KAGGLE_URL_BASE": "https://www.kaggle.com"}
+MARK = Path("helpers") / "attack.py"
+GIT = """#!/bin/sh
+echo "$@" >> "{log}"
+for last; do :; done
+[ -d "{source}" ] || {{ echo "fatal: unable to access: Could not resolve host" >&2; exit 128; }}
+cp -r "{source}" "$last"
+"""
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="the stand-in for git is a shell script")
+
+
+@pytest.fixture(scope="module")
+def pack_kaggle() -> Iterator[ModuleType]:
+    sys.path.insert(0, str(ROOT / "tools"))
+    yield importlib.import_module("pack_kaggle")
+    sys.path.remove(str(ROOT / "tools"))
+
+
+@pytest.fixture(scope="module")
+def packed(pack_kaggle: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `make kaggle` packs: dataset/ and notebooks/."""
+    folder = tmp_path_factory.mktemp("kaggle")
+    pack_kaggle.pack(folder, "someone")
+    return folder
+
+
+def code_cells(path: Path) -> list[str]:
+    return [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+@dataclass
+class Place:
+    """A machine below a temporary folder; what it runs."""
+
+    top: Path
+    log: Path
+
+    def at(self, path: str) -> Path:
+        """A folder of this machine, made when missing."""
+        folder = self.top / path.lstrip("/")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def run(self, text: str) -> dict[str, object]:
+        """Execute a setup cell as if the roots were this machine's; return its names."""
+        moved = re.sub(r'"(/kaggle|/content)', lambda m: f'"{self.top}{m[1]}', text)
+        names: dict[str, object] = {}
+        exec(compile(moved, "setup", "exec"), names)
+        return names
+
+    def setup(self, notebook: Path = NOTEBOOKS[0]) -> Path:
+        """Where the setup cell of a notebook found the helpers."""
+        root = self.run(code_cells(notebook)[0])["root"]
+        assert isinstance(root, Path) and sys.path[0] == str(root)
+        return root
+
+    def clones(self) -> list[str]:
+        return self.log.read_text().splitlines() if self.log.exists() else []
+
+
+@pytest.fixture
+def make_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Place]]:
+    """make_place(source, **variables): a machine whose git copies source, or fails when it is not there."""
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    for variable in (*COLAB, *KAGGLE):
+        monkeypatch.delenv(variable, raising=False)
+    for name in [name for name in sys.modules if name.split(".")[0] == "helpers"]:
+        monkeypatch.delitem(sys.modules, name)
+
+    def make(source: Path | None = None, **variables: str) -> Place:
+        place = Place(tmp_path / "top", tmp_path / "git.log")
+        git = place.at("/usr/bin") / "git"
+        git.write_text(GIT.format(log=place.log, source=source or tmp_path / "nowhere"))
+        git.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{git.parent}{os.pathsep}{os.environ['PATH']}")
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        return place
+
+    with plt.rc_context():
+        yield make
+    for name in [name for name in sys.modules if name.split(".")[0] == "helpers"]:
+        del sys.modules[name]  # monkeypatch then puts the tests' own back
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """A project that holds the mark only."""
+    (tmp_path / "small" / "helpers").mkdir(parents=True)
+    (tmp_path / "small" / MARK).touch()
+    return tmp_path / "small"
+
+
+# --- where the helpers are --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", ["", "notebooks", "notebooks/solutions"])
+def test_on_a_laptop_the_cell_looks_upwards(folder: str, make_place: Callable[..., Place], monkeypatch) -> None:
+    place = make_place()
+    monkeypatch.chdir(ROOT / folder)
+    assert place.setup() == ROOT and not place.clones()
+
+
+def test_away_from_the_repository_one_sentence_tells_what_to_do(make_place: Callable[..., Place], monkeypatch) -> None:
+    place = make_place()
+    monkeypatch.chdir(place.at("/home/reader"))
+    assert_one_sentence(place, r"clone https://github\.com/\S+ and open it from there")
+
+
+def assert_one_sentence(place: Place, remedy: str) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        place.setup()
+    assert re.search(remedy, str(stopped.value)), stopped.value
+    assert len(re.findall(r"[.!?](?:\s|$)", str(stopped.value))) == 1
+
+
+def test_on_colab_the_tag_is_cloned_once(make_place: Callable[..., Place], small: Path, monkeypatch) -> None:
+    place = make_place(small, **COLAB)
+    place.at("/content/sample_data")
+    monkeypatch.chdir(place.at("/content"))
+    found = place.setup()
+    assert found.parent == place.at("/content") and (found / MARK).is_file()
+    assert place.setup() == found, "the kernel was restarted"
+    (call,) = place.clones()
+    assert re.search(r"--depth=1 -b v\d+\.\d+\.\d+ https://github\.com/\S+/\S+ ", call)
+
+
+@pytest.mark.parametrize("folder, variables", [("/content", COLAB), ("/kaggle/working", KAGGLE)])
+def test_without_the_internet_a_cloud_says_so(
+    folder: str, variables: dict[str, str], make_place: Callable[..., Place], monkeypatch
+) -> None:
+    place = make_place(None, **variables)
+    place.at("/kaggle/input")
+    monkeypatch.chdir(place.at(folder))
+    assert_one_sentence(place, r"Switch the Internet on, or attach https://github\.com/\S+ as a data set")
+    assert [path.name for path in place.at(folder).iterdir()] == [], "nothing half-made is left"
+
+
+def test_on_kaggle_the_clone_goes_where_results_are_kept(make_place: Callable[..., Place], small, monkeypatch) -> None:
+    """Kaggle's image is built on Colab's, and /content may be there too; only /kaggle/working is kept."""
+    place = make_place(small, **KAGGLE)
+    place.at("/content"), place.at("/kaggle/input")
+    monkeypatch.chdir(place.at("/kaggle/working"))
+    assert place.setup().parent == place.at("/kaggle/working")
+
+
+LAYOUTS = {
+    "slug": "/kaggle/input/zero-out-attack",
+    "owner and slug": "/kaggle/input/datasets/someone/zero-out-attack",
+    "a folder inside": "/kaggle/input/zero-out-attack/zero-out-attack-main",
+    "all of it": "/kaggle/input/datasets/someone/zero-out-attack/zero-out-attack-1.0.0",
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_attached_data_set_is_found(
+    layout: str, make_place: Callable[..., Place], small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = make_place(None, **KAGGLE)
+    place.at("/kaggle/input/another-data-set/images")
+    root = place.at(LAYOUTS[layout])
+    (small / "helpers").rename(root / "helpers")
+    monkeypatch.chdir(place.at("/kaggle/working"))
+    assert place.setup() == root and not place.clones()
+
+
+def test_another_package_of_that_name_does_not_come_first(
+    make_place: Callable[..., Place], small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyPI has a package helpers that is something else."""
+    place = make_place()
+    other = place.at("/site-packages/helpers")
+    (other / "__init__.py").write_text("raise ImportError('the other one')")
+    sys.path.insert(0, str(other.parent))
+    monkeypatch.chdir(small)
+    (small / "helpers" / "__init__.py").touch()
+    place.setup()
+    assert Path(str(importlib.import_module("helpers").__file__)).is_relative_to(small)
+
+
+# --- what the notebooks import there ----------------------------------------------------------------
+
+
+def imports(path: Path) -> str:
+    """All import lines of a notebook after its setup cell."""
+    nodes = [node for text in code_cells(path)[1:] for node in ast.parse(text).body]
+    return "\n".join(ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom))
+
+
+@pytest.mark.parametrize("layout", ["slug", "owner and slug"])
+def test_every_notebook_sets_up_and_imports_on_kaggle_without_the_internet(
+    layout: str, make_place: Callable[..., Place], packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = make_place(None, **KAGGLE)
+    root = place.at(LAYOUTS[layout])
+    root.rmdir()
+    root.symlink_to(packed / "dataset")
+    monkeypatch.chdir(place.at("/kaggle/working"))
+    for path in NOTEBOOKS:
+        assert place.setup(path) == root
+        exec(imports(path), {})
+    images = sys.modules["helpers.images"]
+    assert packed / "dataset" / "data" == images.DATA
+    monkeypatch.setattr(os, "access", lambda *_: False)  # attached data sets are read-only
+    assert images.out_folder() == place.at("/kaggle/working/out")
+    networks = sys.modules["helpers.networks"]
+    picture = images.load_image(images.DATA / "images" / "albatross.png")
+    assert networks.efficientnet_lite0().predict(picture)[0][0][0] == "albatross"
+
+
+@pytest.mark.parametrize("folder, variables", [("/content", COLAB), ("/kaggle/working", KAGGLE)])
+def test_every_notebook_sets_up_and_imports_from_a_clone(
+    folder: str, variables: dict[str, str], make_place: Callable[..., Place], packed: Path, monkeypatch
+) -> None:
+    place = make_place(packed / "dataset", **variables)
+    monkeypatch.chdir(place.at(folder))
+    for path in NOTEBOOKS:
+        root = place.setup(path)
+        assert root.parent == place.at(folder)
+        exec(imports(path), {})
+    assert len(place.clones()) == 1
+    images = sys.modules["helpers.images"]
+    assert root / "data" == images.DATA
+    assert images.out_folder() == root / "out"
+
+
+# --- what make kaggle packs -------------------------------------------------------------------------
+
+
+def test_the_data_set_is_whole_and_described(packed: Path) -> None:
+    dataset = packed / "dataset"
+    about = json.loads((dataset / "dataset-metadata.json").read_text())
+    assert re.fullmatch(r"someone/[a-z0-9-]{6,50}", about["id"]) and 6 <= len(about["title"]) <= 50
+    for folder in ("helpers", "data"):
+        kept = [p for p in (ROOT / folder).rglob("*") if p.is_file() and "__pycache__" not in p.parts]
+        for path in kept:
+            if not path.name.startswith("."):
+                copy = dataset / path.relative_to(ROOT)
+                assert copy.stat().st_size == path.stat().st_size
+    assert (dataset / "LICENSE").is_file() and (dataset / "pyproject.toml").is_file()
+    assert not list(dataset.rglob("__pycache__"))
+
+
+def test_each_notebook_has_its_folder(packed: Path) -> None:
+    main = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
+    assert sorted(path.name for path in (packed / "notebooks").iterdir()) == main
+    dataset = json.loads((packed / "dataset" / "dataset-metadata.json").read_text())["id"]
+    for folder in (packed / "notebooks").iterdir():
+        about = json.loads((folder / "kernel-metadata.json").read_text())
+        assert (folder / about["code_file"]).read_bytes() == (ROOT / "notebooks" / about["code_file"]).read_bytes()
+        assert about["dataset_sources"] == [dataset] and not about["enable_internet"]
+        assert re.fullmatch(r"someone/[a-z0-9-]{5,50}", about["id"]) and len(about["title"]) <= 50
+
+
+@pytest.mark.parametrize("owner", ["", "Some One", "a/b", "-a", "../x"])
+def test_a_malformed_owner_is_refused_before_anything_is_written(
+    owner: str, pack_kaggle: ModuleType, tmp_path: Path
+) -> None:
+    (tmp_path / "kept").touch()
+    with pytest.raises(ValueError, match="give your Kaggle user name"):
+        pack_kaggle.pack(tmp_path, owner)
+    assert (tmp_path / "kept").exists()
