@@ -5,7 +5,7 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb notebooks/solutions/*.ipynb)
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=600
 EXECUTE := --to notebook --execute --inplace --NotebookClient.store_widget_state=False
 
-.PHONY: help demo lab test notebooks bench clean
+.PHONY: help demo lab test notebooks bench kaggle single publish clean
 
 help:
 	@echo "make demo       blind VGG-16: the Albatross demonstration, results in out/ (about two minutes)"
@@ -13,6 +13,9 @@ help:
 	@echo "make test       lint, helpers, and every notebook against its committed outputs"
 	@echo "make notebooks  execute all notebooks in place and write the outputs"
 	@echo "make bench      measure strength and speed of the attack (slow)"
+	@echo "make kaggle     pack a data set and the notebooks for Kaggle (OWNER=your Kaggle name)"
+	@echo "make single     notebooks that need no other file, in out/single/"
+	@echo "make publish    write the address of the repository everywhere (REPO=owner/name)"
 	@echo "make clean      remove .venv and out/"
 
 .venv/.ready: pyproject.toml
@@ -39,6 +42,15 @@ notebooks: .venv/.ready
 
 bench: .venv/.ready
 	$(BIN)/python tests/bench.py
+
+kaggle: .venv/.ready
+	@$(BIN)/python tools/pack_kaggle.py $(if $(OWNER),--owner "$(OWNER)")
+
+single: .venv/.ready
+	@$(BIN)/python tools/single_file.py
+
+publish: .venv/.ready
+	@$(BIN)/python tools/publish.py "$(REPO)"
 
 clean:
 	rm -rf .venv out

@@ -18,6 +18,7 @@ from types import ModuleType
 import matplotlib.pyplot as plt
 import nbformat
 import pytest
+from nbclient import NotebookClient
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
@@ -68,10 +69,13 @@ class Place:
 
     def run(self, text: str) -> dict[str, object]:
         """Execute a setup cell as if the roots were this machine's; return its names."""
-        moved = re.sub(r'"(/kaggle|/content)', lambda m: f'"{self.top}{m[1]}', text)
         names: dict[str, object] = {}
-        exec(compile(moved, "setup", "exec"), names)
+        exec(compile(self.moved(text), "setup", "exec"), names)
         return names
+
+    def moved(self, text: str) -> str:
+        """A setup cell with its roots below this machine's."""
+        return re.sub(r'"(/kaggle|/content)', lambda m: f'"{self.top}{m[1]}', text)
 
     def setup(self, notebook: Path = NOTEBOOKS[0]) -> Path:
         """Where the setup cell of a notebook found the helpers."""
@@ -247,6 +251,25 @@ def test_every_notebook_sets_up_and_imports_from_a_clone(
     images = sys.modules["helpers.images"]
     assert root / "data" == images.DATA
     assert images.out_folder() == root / "out"
+
+
+def test_a_notebook_alone_in_an_empty_folder_reaches_its_first_figure(
+    make_place: Callable[..., Place], packed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a kernel of its own, as far as the first picture; the whole of it takes a minute."""
+    place = make_place(packed / "dataset", **COLAB)
+    folder = place.at("/content")
+    book = nbformat.read(NOTEBOOKS[0], as_version=4)
+    figures = [i for i, cell in enumerate(book.cells) if "image/png" in str(cell.get("outputs"))]
+    book.cells = book.cells[: figures[0] + 1]
+    for cell in book.cells:
+        cell.outputs = [] if cell.cell_type == "code" else None
+    setup = next(cell for cell in book.cells if cell.cell_type == "code")
+    setup.source = place.moved(setup.source)
+    NotebookClient(book, timeout=120, resources={"metadata": {"path": str(folder)}}).execute()
+    (figure,) = [o for cell in book.cells for o in cell.get("outputs") or [] if "image/png" in o.get("data", {})]
+    assert figure.data["text/plain"]
+    assert [path.name for path in folder.iterdir()] == ["zero-out-attack"]
 
 
 # --- what make kaggle packs -------------------------------------------------------------------------
