@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 
@@ -27,6 +27,8 @@ HEADERS = {"User-Agent": "Mozilla/5.0 (zero-out notebooks)"}  # some hosts refus
 # What Pillow's readers raise for damaged files, beside ValueError; found by feeding them altered ones.
 DAMAGED = (OSError, SyntaxError, RuntimeError, LookupError, ArithmeticError, AttributeError, EOFError, struct.error)
 
+HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # brands of ISO/IEC 23008-12
+
 
 def load_image(source: Any, size: int = 224) -> Tensor:
     """Read one picture as a tensor (1, 3, size, size) in [0, 1], on the 8-bit grid.
@@ -34,6 +36,7 @@ def load_image(source: Any, size: int = 224) -> Tensor:
     source: a path, a URL, the bytes of a file, a PIL image, an array (H, W[, 3 or 4]) of
     uint8 or of floats in [0, 1], or a tensor (3, H, W). EXIF rotation is applied,
     transparency is laid on white, the central square is resized to size x size pixels.
+    HEIC, which some phones write, is read where pillow-heif is installed.
     Raises ValueError or FileNotFoundError, with the remedy. Warns when a tiny picture
     has to be enlarged more than twice.
     """
@@ -43,7 +46,7 @@ def load_image(source: Any, size: int = 224) -> Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            picture = _to_rgb(ImageOps.exif_transpose(_open(source)))
+            picture = _to_rgb(ImageOps.exif_transpose(_open(source, name)))
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise ValueError(f"{name} has too many pixels to open safely; make it smaller first") from error
         except UnidentifiedImageError as error:
@@ -66,7 +69,7 @@ def _name(source: Any) -> str:
     return str(source) if isinstance(source, str | Path) else f"this {type(source).__name__}"
 
 
-def _open(source: Any) -> Image.Image:
+def _open(source: Any, name: str) -> Image.Image:
     if isinstance(source, Image.Image):
         return source
     if isinstance(source, Tensor):
@@ -87,7 +90,23 @@ def _open(source: Any) -> Image.Image:
         raise ValueError(f"cannot read a {type(source).__name__}; give a path, URL, bytes, PIL image or array")
     if len(source) == 0:
         raise ValueError("the picture file is empty (0 bytes); get a whole copy")
+    _prepare(bytes(source[:12]), name)
     return Image.open(io.BytesIO(source))
+
+
+def _prepare(start: bytes, name: str) -> None:
+    """Let Pillow read what phones write; ValueError with the remedy where it cannot."""
+    if start[4:8] != b"ftyp":
+        return
+    if start[8:] in HEIC:
+        try:
+            from pillow_heif import register_heif_opener
+        except ImportError as error:
+            remedy = "convert it to JPEG, or run pip install pillow-heif and load it again"
+            raise ValueError(f"{name} is a HEIC picture, which Pillow alone cannot read; {remedy}") from error
+        register_heif_opener()
+    elif start[8:] in (b"avif", b"avis") and not features.check("avif"):
+        raise ValueError(f"{name} is an AVIF picture; convert it to JPEG, or install Pillow 11.3 or newer")
 
 
 def _download(url: str) -> bytes:
