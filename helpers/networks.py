@@ -1,6 +1,7 @@
 """The networks of the notebooks, each as a base with a head, and transfer learning."""
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 import timm
@@ -10,7 +11,7 @@ from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
 from helpers import weights as files
-from helpers.base import Base, Classifier, Head, best_labels, split
+from helpers.base import ACTIVATIONS, Base, Classifier, Head, Stopped, best_labels, split
 from helpers.images import check_images
 from helpers.runtime import progress
 
@@ -18,8 +19,8 @@ CAFFE_MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)  # of the Oxford netwo
 CAFFE_STD = (1 / 255, 1 / 255, 1 / 255)
 
 __all__ = [
-    "Base", "Classifier", "best_labels", "efficientnet_lite0", "embed", "from_timm", "train_head",
-    "vgg16", "vgg16_base",
+    "Base", "Classifier", "best_labels", "efficientnet_lite0", "embed", "from_module", "from_timm",
+    "train_head", "vgg16", "vgg16_base",
 ]  # fmt: skip
 
 
@@ -134,6 +135,148 @@ def efficientnet_lite0() -> Classifier:
         sha256=files.EFFICIENTNET_LITE0.digest,
     )
     return Classifier(base, Head(model.forward_head, model), imagenet_labels())
+
+
+class _Tap(nn.Module):
+    """A network cut at the last call of one layer (torchvision's ResNets call one ReLU twice).
+
+    forward runs it up to the input of that call; `_After` goes on from its output.
+    """
+
+    def __init__(self, model: nn.Module, layer: nn.Module, call: int) -> None:
+        super().__init__()
+        self.model, self.call = model, call
+        self.layer = [layer]  # in a list: it is already a part of the model
+
+    def forward(self, x: Tensor) -> Tensor:
+        calls = 0
+
+        def stop(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == self.call:
+                raise Stopped(inputs[0])
+
+        handle = self.layer[0].register_forward_pre_hook(stop)
+        try:
+            self.model(x)
+        except Stopped as stopped:
+            return stopped.args[0]
+        finally:
+            handle.remove()
+        raise RuntimeError("the tapped layer did not run")
+
+
+class _After(nn.Module):
+    """The head of a tapped network: it runs on empty pictures, the layer's output replaced by the features."""
+
+    def __init__(self, tap: _Tap, size: int) -> None:
+        super().__init__()
+        self.tap, self.size = tap, size
+
+    def forward(self, features: Tensor) -> Tensor:
+        calls = 0
+
+        def replace(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+            nonlocal calls
+            calls += 1
+            return features if calls == self.tap.call else None
+
+        handle = self.tap.layer[0].register_forward_hook(replace)
+        try:
+            return self.tap.model(features.new_zeros(len(features), 3, self.size, self.size))
+        finally:
+            handle.remove()
+
+
+@torch.no_grad()
+def from_module(
+    model: nn.Module,
+    layer: str | None = None,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    size: int = 224,
+    labels: Sequence[str] | None = None,
+) -> Classifier:
+    """Your own network: any module that takes pictures and returns scores (N, K).
+
+    layer: dotted name of the activation whose output is to become zero (one of
+    model.named_modules()); None: the last that runs. mean, std: the normalisation that you
+    apply before the network, in units of [0, 1], three numbers each; it moves inside. Give
+    (0, 0, 0) and (1, 1, 1) when the network does it itself. size: of its pictures, in pixels.
+    labels: K names (None: ImageNet's for K = 1000, else numbers). The weights are frozen.
+    Raises ValueError, with the remedy, for what cannot be split there.
+    """
+    _check_module(model, mean, std)
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    model.cpu()
+    x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+    name, module, call, scores = _find_layer(model, layer, (x - _colour(mean)) / _colour(std))
+    tap = _Tap(model, module, call)
+    base = Base(tap, module, mean=mean, std=std, size=size, name=f"{type(model).__name__} until {name}")
+    head = _After(tap, size)
+    if not torch.allclose(head(base.features(x)), scores, rtol=1e-3, atol=1e-5 * scores.abs().max().item()):
+        raise ValueError(
+            f"the answer of {type(model).__name__} reads more than {name}: something passes around it, so zeros there "
+            "would not blind it; name an activation that everything passes (F.relu is none: write nn.ReLU in its place)"
+        )
+    if labels is None:
+        count = scores.shape[1]
+        labels = imagenet_labels() if count == 1000 else [str(i) for i in range(count)]
+    if len(labels) != scores.shape[1]:
+        raise ValueError(f"{len(labels)} labels for {scores.shape[1]} scores; give one for each")
+    return Classifier(base, head, labels).to(device)
+
+
+def _colour(values: Sequence[float]) -> Tensor:
+    return torch.tensor(values).view(1, 3, 1, 1)
+
+
+def _check_module(model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Raise one clear error for what no layer could mend."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model is a {type(model).__name__}; give a torch.nn.Module")
+    if model.training:
+        raise ValueError("the network is in training mode, so that its output is random; call model.eval()")
+    wrong = {p.dtype for p in model.parameters() if p.is_floating_point()} - {torch.float32}
+    if wrong:
+        raise ValueError(f"the network computes in {wrong.pop()}; call model.float()")
+    for name, values, least in (("mean", mean, 0.0), ("std", std, 1e-6)):
+        if len(values) != 3 or not all(least <= value <= 1 for value in values):
+            raise ValueError(
+                f"{name} is {tuple(values)}; give three numbers in units of [0, 1], red first (divide those for "
+                "0 to 255 by 255), or mean=(0, 0, 0), std=(1, 1, 1) when the network normalises by itself"
+            )
+
+
+def _find_layer(model: nn.Module, layer: str | None, x: Tensor) -> tuple[str, nn.Module, int, Tensor]:
+    """The activation to zero: name, module, how often it runs; and the scores of x."""
+    modules = dict(model.named_modules())
+    names = {module: name for name, module in modules.items() if isinstance(module, ACTIVATIONS)}
+    if layer is not None and not isinstance(modules.get(layer), ACTIVATIONS):
+        close = get_close_matches(layer, names.values(), 3, 0.3) or list(names.values())[-3:]
+        what = f"is a {type(modules[layer]).__name__}, no activation" if layer in modules else "does not exist"
+        raise ValueError(f"layer {layer!r} {what}; close to it: {', '.join(close) or 'none, the network has none'}")
+    ran: list[nn.Module] = []
+    hooks = [module.register_forward_hook(lambda module, *_: ran.append(module)) for module in names]
+    try:
+        scores = model(x)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"the network cannot read pictures of shape {tuple(x.shape)} ({reason}); give size") from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not isinstance(scores, Tensor):
+        raise ValueError(f"the network returns a {type(scores).__name__}; wrap it so that it returns scores (N, K)")
+    if scores.ndim != 2:
+        raise ValueError(f"the network returns {tuple(scores.shape)}, not scores (N, K); add a pooling and a head")
+    module = (ran[-1] if ran else None) if layer is None else modules[layer]
+    if module not in ran:
+        what = "no activation module runs in it" if layer is None else f"its layer {layer!r} does not run"
+        raise ValueError(f"the network cannot be split: {what} (F.relu is none: write nn.ReLU in its place)")
+    return names[module], module, ran.count(module), scores
 
 
 @torch.no_grad()
