@@ -11,7 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
@@ -36,10 +36,23 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="the stand-in for git is
 
 
 @pytest.fixture(scope="module")
-def pack_kaggle() -> Iterator[ModuleType]:
+def tools() -> Iterator[None]:
     sys.path.insert(0, str(ROOT / "tools"))
-    yield importlib.import_module("pack_kaggle")
+    yield
     sys.path.remove(str(ROOT / "tools"))
+
+
+@pytest.fixture(scope="module")
+def pack_kaggle(tools: None) -> ModuleType:
+    return importlib.import_module("pack_kaggle")
+
+
+@pytest.fixture(scope="module")
+def singles(tools: None, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """What `make single` writes."""
+    folder = tmp_path_factory.mktemp("out") / "single"
+    importlib.import_module("single_file").main(folder)
+    return sorted(folder.iterdir())
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +73,7 @@ class Place:
 
     top: Path
     log: Path
+    kept: list[dict[str, object]] = field(default_factory=list)  # as a kernel keeps them
 
     def at(self, path: str) -> Path:
         """A folder of this machine, made when missing."""
@@ -71,6 +85,7 @@ class Place:
         """Execute a setup cell as if the roots were this machine's; return its names."""
         names: dict[str, object] = {}
         exec(compile(self.moved(text), "setup", "exec"), names)
+        self.kept.append(names)
         return names
 
     def moved(self, text: str) -> str:
@@ -93,6 +108,8 @@ def make_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
     monkeypatch.setattr(sys, "path", sys.path.copy())
     for variable in (*COLAB, *KAGGLE):
         monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("ZERO_OUT_OUT", "")  # as unset, and put back afterwards
+    monkeypatch.delenv("ZERO_OUT_OUT")
     for name in [name for name in sys.modules if name.split(".")[0] == "helpers"]:
         monkeypatch.delitem(sys.modules, name)
 
@@ -308,3 +325,64 @@ def test_a_malformed_owner_is_refused_before_anything_is_written(
     with pytest.raises(ValueError, match="give your Kaggle user name"):
         pack_kaggle.pack(tmp_path, owner)
     assert (tmp_path / "kept").exists()
+
+
+# --- notebooks that need no other file --------------------------------------------------------------
+
+
+def test_a_single_file_runs_in_an_empty_folder_with_weights_from_the_named_one(
+    singles: list[Path], make_place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = make_place(None, ZERO_OUT_WEIGHTS=str(ROOT / "data" / "weights"))
+    empty = place.at("/home/reader")
+    monkeypatch.chdir(empty)
+    assert [path.name for path in singles] == [path.name for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
+    for path in singles:
+        assert path.stat().st_size < 12_000_000, "Colab opens 20 MB"
+        root = place.setup(path)
+        assert root.is_dir() and not root.is_relative_to(ROOT)
+        exec(imports(path), {})
+    images, networks = sys.modules["helpers.images"], sys.modules["helpers.networks"]
+    assert root / "data" == images.DATA
+    picture = images.load_image(images.DATA / "images" / "albatross.png")
+    assert networks.efficientnet_lite0().predict(picture)[0][0][0] == "albatross"
+    assert len(images.load_photos("test")[1]) > 10
+    assert list(empty.iterdir()) == [] and images.out_folder() == empty / "out"
+
+
+def test_a_single_file_differs_in_its_setup_cell_only(singles: list[Path]) -> None:
+    for path in singles:
+        cells = [nbformat.read(p, as_version=4).cells for p in (path, ROOT / "notebooks" / path.name)]
+        different = [ours for ours, theirs in zip(*cells, strict=True) if ours.source != theirs.source]
+        assert [cell.metadata.tags for cell in different] == [["setup"]]
+
+
+def from_server(path: Path, address: str) -> str:
+    """The setup cell of a single file with its weights at another address."""
+    return re.sub(r'^URL = ".*"$', f'URL = "{address}/"', code_cells(path)[0], flags=re.M)
+
+
+def test_a_single_file_downloads_its_weights_and_checks_them(
+    singles: list[Path], make_place: Callable[..., Place], server: tuple, tmp_path: Path, monkeypatch
+) -> None:
+    place, (address, pages) = make_place(None, TORCH_HOME=str(tmp_path / "torch")), server
+    monkeypatch.chdir(place.at("/home/reader"))
+    for path in (ROOT / "data" / "weights").iterdir():
+        pages[f"/{path.name}"] = path.read_bytes()[:-1] + b"!"
+    with pytest.raises(SystemExit, match=r"is altered or cut short .*; delete it and get it again"):
+        place.run(from_server(singles[0], address))
+    for path in (ROOT / "data" / "weights").iterdir():
+        pages[f"/{path.name}"] = path.read_bytes()
+    place.run(from_server(singles[0], address))
+    pages.clear()
+    place.run(from_server(singles[0], address))  # the second time from torch's cache
+
+
+def test_a_single_file_without_the_internet_says_what_to_do(
+    singles: list[Path], make_place: Callable[..., Place], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = make_place(None, TORCH_HOME=str(tmp_path / "torch"))
+    monkeypatch.chdir(place.at("/home/reader"))
+    remedy = r"put it into a folder and name that in ZERO_OUT_WEIGHTS, or switch the Internet on\. Source: https://raw"
+    with pytest.raises(SystemExit, match=remedy):
+        place.setup(singles[0])
