@@ -102,6 +102,16 @@ class Place:
         return self.log.read_text().splitlines() if self.log.exists() else []
 
 
+def helpers_there() -> list[str]:
+    return [name for name in sys.modules if name.split(".")[0] == "helpers"]
+
+
+def forget_helpers() -> None:
+    """As a new kernel."""
+    for name in helpers_there():
+        del sys.modules[name]
+
+
 @pytest.fixture
 def make_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Place]]:
     """make_place(source, **variables): a machine whose git copies source, or fails when it is not there."""
@@ -110,7 +120,7 @@ def make_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("ZERO_OUT_OUT", "")  # as unset, and put back afterwards
     monkeypatch.delenv("ZERO_OUT_OUT")
-    for name in [name for name in sys.modules if name.split(".")[0] == "helpers"]:
+    for name in helpers_there():
         monkeypatch.delitem(sys.modules, name)
 
     def make(source: Path | None = None, **variables: str) -> Place:
@@ -125,8 +135,7 @@ def make_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
 
     with plt.rc_context():
         yield make
-    for name in [name for name in sys.modules if name.split(".")[0] == "helpers"]:
-        del sys.modules[name]  # monkeypatch then puts the tests' own back
+    forget_helpers()  # monkeypatch then puts the tests' own back
 
 
 @pytest.fixture
@@ -339,6 +348,7 @@ def test_a_single_file_runs_in_an_empty_folder_with_weights_from_the_named_one(
     assert [path.name for path in singles] == [path.name for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
     for path in singles:
         assert path.stat().st_size < 12_000_000, "Colab opens 20 MB"
+        forget_helpers()
         root = place.setup(path)
         assert root.is_dir() and not root.is_relative_to(ROOT)
         exec(imports(path), {})
