@@ -5,7 +5,7 @@ NOTEBOOKS := $(wildcard notebooks/*.ipynb notebooks/solutions/*.ipynb)
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=600
 EXECUTE := --to notebook --execute --inplace --NotebookClient.store_widget_state=False
 
-.PHONY: help demo lab test notebooks bench kaggle single publish clean
+.PHONY: help demo lab test notebooks bench kaggle single site publish clean
 
 help:
 	@echo "make demo       blind VGG-16: the Albatross demonstration, results in out/ (about two minutes)"
@@ -15,6 +15,7 @@ help:
 	@echo "make bench      measure strength and speed of the attack (slow)"
 	@echo "make kaggle     pack a data set and the notebooks for Kaggle (OWNER=your Kaggle name)"
 	@echo "make single     notebooks that need no other file, in out/single/"
+	@echo "make site       all pages as static HTML with a search, in out/site/"
 	@echo "make publish    write the address of the repository everywhere (REPO=owner/name)"
 	@echo "make clean      remove .venv and out/"
 
@@ -48,6 +49,12 @@ kaggle: .venv/.ready
 
 single: .venv/.ready
 	@$(BIN)/python tools/single_file.py
+
+site: .venv/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[site]"
+	$(BIN)/python -m sphinx -q -W --keep-going -b html -c site -d out/doctrees . out/site
+	cp out/site/README.html out/site/index.html
+	@echo "out/site/index.html"
 
 publish: .venv/.ready
 	@$(BIN)/python tools/publish.py "$(REPO)"

@@ -1,7 +1,9 @@
 """README, docs and the other pages: links, headings, words, and that each page is reached."""
 
 import itertools
+import json
 import re
+import runpy
 from pathlib import Path
 
 import pytest
@@ -75,3 +77,32 @@ def test_commands_of_the_pages_are_in_the_makefile() -> None:
     assert {"demo", "lab", "test", "kaggle", "single", "publish"} <= named <= targets
     for target in targets - {"help"}:
         assert re.search(rf"make {target}\b", makefile), f"make help does not list {target}"
+
+
+# --- the site -----------------------------------------------------------------------------------------
+
+
+def on_the_site(name: str, text: str) -> str:
+    """A page as `make site` gives it to Sphinx."""
+    source = [text]
+    runpy.run_path(str(ROOT / "site" / "conf.py"))["adapt"](None, name, source)
+    return source[0]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").rglob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_on_the_site_fold_their_setup_and_describe_their_figures(path: Path) -> None:
+    text = on_the_site(path.relative_to(ROOT).with_suffix("").as_posix(), path.read_text(encoding="utf-8"))
+    cells = json.loads(text)["cells"]
+    assert not [cell for cell in cells if "navigation" in cell["metadata"].get("tags", [])]
+    (setup,) = [cell for cell in cells if "setup" in cell["metadata"].get("tags", [])]
+    assert "hide-input" in setup["metadata"]["tags"]
+    for cell in cells:
+        if any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
+            assert len(cell["metadata"]["mystnb"]["image"]["alt"].split()) >= 4
+
+
+def test_every_page_is_in_the_sites_contents() -> None:
+    text = on_the_site("README", "# Title\n")
+    listed = [line for line in text.splitlines() if re.match(r"[\w/*.]+$", line)]
+    found = {path for line in listed for path in ROOT.glob(f"{line}.md") if path in PAGES}
+    assert found == set(PAGES) - {ROOT / "README.md"}
