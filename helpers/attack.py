@@ -22,6 +22,7 @@ __all__ = ["Certificate", "Result", "certify", "hinge", "zero_out"]
 Loss = Callable[[Tensor, float], Tensor]
 OnStep = Callable[[int, Tensor, Tensor], None]
 SECOND_MOMENT = 0.99  # Adam's memory of squared gradients, in a run of some hundred steps
+BRAKE = 0.5  # share of its momentum that a pixel keeps when it runs into the edge of its budget
 CYCLE = 60  # steps of the first cycle of step sizes
 SPARE = 0.05  # share of the margin that must be reached before a picture counts as done
 
@@ -90,7 +91,7 @@ def zero_out(
     images = check_attack(base, images, eps, steps, step_size, momentum, margin, focus)
     search = _Search(base, images, eps, margin, loss, autocast)
     if random_start:
-        search.scatter(seed)
+        search.walk.scatter(seed)
     try:
         for step in range(steps + 1):
             z, slope = search.look(need_slope=step < steps)
@@ -144,8 +145,42 @@ def check_attack(
     return images.to(base.mean.device)
 
 
+class Walk:
+    """Pictures on their way through the budget, eps around where they start, by Adam (Kingma & Ba 2015).
+
+    x: (N, 3, H, W), not rounded, always within the budget and [0, 1].
+    """
+
+    def __init__(self, images: Tensor, eps: float) -> None:
+        self.x = images.clone(memory_format=torch.channels_last)
+        budget = math.floor(eps * 255 + 1e-3) / 255
+        self.low, self.high = (self.x - budget).clamp_(min=0), (self.x + budget).clamp_(max=1)
+        self.first, self.second, self.moves = torch.zeros_like(self.x), torch.zeros_like(self.x), 0
+
+    def scatter(self, seed: int) -> None:
+        """Begin anywhere in the budget; the same place on every device."""
+        where = torch.rand(self.x.shape, generator=torch.Generator().manual_seed(seed)).to(self.x)
+        self.x.copy_(self.low + (self.high - self.low) * where)
+
+    def keep(self, places: list[int]) -> None:
+        """Drop the other pictures."""
+        for name in ("x", "low", "high", "first", "second"):
+            setattr(self, name, getattr(self, name)[places])
+
+    def move(self, slope: Tensor, rate: float, momentum: float) -> None:
+        """One step against the slope (N, 3, H, W): at first each pixel moves by about rate."""
+        self.moves += 1
+        self.first.lerp_(slope, 1 - momentum)
+        self.second.lerp_(slope.square(), 1 - SECOND_MOMENT)
+        scale = (self.second / (1 - SECOND_MOMENT**self.moves)).sqrt_().add_(1e-12)
+        self.x.addcdiv_(self.first, scale, value=-rate / (1 - momentum**self.moves))
+        # What a pixel goes on to gather while it lies at an edge would hold it there when the slope turns.
+        self.first.mul_(torch.where((self.x < self.low) | (self.x > self.high), BRAKE, 1.0))
+        torch.clamp(self.x, self.low, self.high, out=self.x)
+
+
 class _Search:
-    """The pictures still in work: compact tensors, of which finished pictures are dropped."""
+    """The pictures still in work, of which finished ones are dropped, and the best of each so far."""
 
     def __init__(
         self, base: Base, images: Tensor, eps: float, margin: float, loss: Loss, autocast: bool | None
@@ -159,28 +194,19 @@ class _Search:
         self.threshold = base.threshold or 0.0
         self.device = images.device.type
         self.autocast = native_bfloat16(images.device) if autocast is None else autocast
-        budget = math.floor(eps * 255 + 1e-3) / 255
-        x = images.clone(memory_format=torch.channels_last)
-        low, high = (x - budget).clamp_(min=0), (x + budget).clamp_(max=1)
+        self.walk, self.weight = Walk(images, eps), torch.ones((), device=images.device)
         self.alive = list(range(len(images)))
-        self.work = [x, low, high, torch.zeros_like(x), torch.zeros_like(x), torch.ones((), device=x.device)]
-        self.moves, self.outputs = 0, math.prod(base.feature_shape)
+        self.outputs = math.prod(base.feature_shape)
         self.best = images.clone()
-        self.best_count = torch.full((len(images),), torch.inf, device=x.device)
+        self.best_count = torch.full((len(images),), torch.inf, device=images.device)
         self.best_margin = torch.full_like(self.best_count, -torch.inf)
         self.counts: list[tuple[list[int], Tensor]] = []
-
-    def scatter(self, seed: int) -> None:
-        """Begin anywhere in the budget; the same place on every device."""
-        x, low, high, *_ = self.work
-        where = torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)).to(x)
-        x.copy_(low + (high - low) * where)
 
     def look(self, need_slope: bool) -> tuple[Tensor, Tensor | None]:
         """Forward on the rounded pixels; note the best. Return pre-activations and the loss's slope."""
         # The slope is taken at the rounded picture and applied to the unrounded one (straight-through
         # rounding): what counts is the file, and the count needs no forward pass of its own.
-        rounded = to_grid(self.work[0]).requires_grad_(need_slope)
+        rounded = to_grid(self.walk.x).requires_grad_(need_slope)
         with torch.set_grad_enabled(need_slope), torch.autocast(self.device, torch.bfloat16, enabled=self.autocast):
             z = self.base.pre_activations(rounded)
         with torch.set_grad_enabled(need_slope):  # also where the caller has switched gradients off
@@ -188,7 +214,7 @@ class _Search:
             self._note(rounded.detach(), z.detach())
             if not need_slope:
                 return z, None
-            losses = self.loss(z - self.threshold, self.margin) * self.work[5]
+            losses = self.loss(z - self.threshold, self.margin) * self.weight
             return z.detach(), torch.autograd.grad(losses.sum(), rounded)[0]
 
     def _note(self, rounded: Tensor, z: Tensor) -> None:
@@ -222,25 +248,20 @@ class _Search:
             self.best_count[ready], self.best_margin[ready] = count.float(), margin
             done = {i for i, number in zip(ready, count.tolist(), strict=True) if number == 0}
             keep = [place for place, i in enumerate(self.alive) if i not in done]
-            self.work = [tensor[keep] if tensor.ndim else tensor for tensor in self.work]
+            self.walk.keep(keep)
+            self.weight = self.weight[keep] if self.weight.ndim else self.weight
             self.alive = [self.alive[place] for place in keep]
         return not self.alive
 
     def move(self, z: Tensor, slope: Tensor, rate: float, momentum: float, focus: float) -> None:
-        """One step of Adam (Kingma & Ba 2015) inside the budget, then weigh stubborn units up."""
-        x, low, high, first, second, weight = self.work
+        """One step of the pictures that are left, then weigh stubborn units up."""
         keep = [i for i, alive in enumerate(self.counts[-1][0]) if alive in set(self.alive)]
         if len(keep) < len(z):
             z, slope = z[keep], slope[keep]
-        self.moves += 1
-        first.lerp_(slope, 1 - momentum)
-        second.lerp_(slope.square(), 1 - SECOND_MOMENT)
-        scale = (second / (1 - SECOND_MOMENT**self.moves)).sqrt_().add_(1e-12)
-        x.addcdiv_(first, scale, value=-rate / (1 - momentum**self.moves))
-        torch.clamp(x, low, high, out=x)
+        self.walk.move(slope, rate, momentum)
         # A unit that is awake now counts more from now on: without it, a few stubborn ones are
         # outvoted by the many that sleep within the margin.
-        self.work[5] = weight + focus * (z > self.threshold)
+        self.weight = self.weight + focus * (z > self.threshold)
 
     def result(self) -> Result:
         """The best pictures, judged once more in float32."""
