@@ -1,6 +1,6 @@
 """Measure strength and speed of the attack: `make bench`. Slow; nothing here is a test.
 
-    python tests/bench.py [--pictures N] [--eps 16 8 4]
+    python tests/bench.py [--pictures N] [--first N] [--eps 16 8 4] [--more]
 
 Settings were chosen on photos of the train split; everything here runs on the single
 pictures and on photos of the test split. Timings are ratios taken in one run.
@@ -52,12 +52,16 @@ def measure(base: Base, classifier: Classifier, name: str, image: Tensor, eps: i
     }  # fmt: skip
 
 
-def strength(base: Base, classifier: Classifier, budgets: list[int], count: int) -> pd.DataFrame:
+def strength(base: Base, classifier: Classifier, given: argparse.Namespace) -> pd.DataFrame:
     """One row per picture and budget, written to out/bench/ as soon as it is known."""
-    titles, images = pictures(count)
-    path, rows = OUT / "strength.csv", []
-    for eps in budgets:
-        for name, image in zip(titles, images.split(1), strict=True):
+    titles, images = pictures(given.pictures)
+    path = OUT / "strength.csv"
+    rows = pd.read_csv(path).to_dict("records") if given.more and path.exists() else []
+    known = {(row["eps"], row["picture"]) for row in rows}
+    for eps in given.eps:
+        for name, image in list(zip(titles, images.split(1), strict=True))[: given.first]:
+            if (eps, name) in known:
+                continue
             rows.append(measure(base, classifier, name, image, eps))
             pd.DataFrame(rows).to_csv(path, index=False)
             print({k: round(v, 4) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
@@ -115,13 +119,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=int, default=52, help="photos of the test split, beside the single pictures")
     parser.add_argument("--eps", type=int, nargs="+", default=[16, 8, 4], choices=STEPS, help="budgets in 1/255")
+    parser.add_argument("--first", type=int, help="only that many of all these pictures")
+    parser.add_argument("--more", action="store_true", help="go on with the table in out/bench; same attack, please")
     given = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
     print(environment())
     base = vgg16_base()
     print(f"one step against a bare forward and backward: {overhead(base):.2f} x (median of 7 pairs of 10 steps)")
     classifier = train_head(base, *load_photos("train"))
-    print(summary(strength(base, classifier, given.eps, given.pictures)).to_string(index=False))
+    print(summary(strength(base, classifier, given)).to_string(index=False))
 
 
 if __name__ == "__main__":
