@@ -287,12 +287,15 @@ def embed(base: Base, images: Tensor, batch: int = 16) -> Tensor:
     return torch.cat([base.features(piece.to(base.mean.device)).flatten(1).cpu() for piece in pieces])
 
 
-def train_head(base: Base, images: Tensor, labels: Sequence[str], *, c: float = 10.0, seed: int = 0) -> Classifier:
+def train_head(
+    base: Base, images: Tensor, labels: Sequence[str], *, c: float = 10.0, seed: int = 0, features: Tensor | None = None
+) -> Classifier:
     """Transfer learning: a linear head on the frozen base, in seconds.
 
     images (N, 3, H, W) in [0, 1] with N labels. The features are averaged over positions
     and given to scikit-learn's LogisticRegression, in units of their mean length (c: inverse of
-    its regularisation). Raises ValueError when the numbers differ or only one class is there.
+    its regularisation). features: embed(base, images), where it is known already, saves the time.
+    Raises ValueError when the numbers differ or only one class is there.
     """
     check_images(images)
     if len(images) != len(labels):
@@ -300,7 +303,10 @@ def train_head(base: Base, images: Tensor, labels: Sequence[str], *, c: float = 
     if len(set(labels)) < 2:
         raise ValueError("all labels are the same; a classifier needs at least two classes")
     pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    vectors = pool(embed(base, images).unflatten(1, base.feature_shape))
+    features = embed(base, images) if features is None else features
+    if len(features) != len(images):
+        raise ValueError(f"{len(images)} pictures but features of {len(features)}; give embed(base, images)")
+    vectors = pool(features.unflatten(1, base.feature_shape))
     # One unit for all: dividing each vector by its own length would make nearly nothing as loud as a picture.
     unit = vectors.norm(dim=1).mean().clamp(min=1e-12)
     model = LogisticRegression(C=c, max_iter=5000, random_state=seed).fit((vectors / unit).numpy(), list(labels))

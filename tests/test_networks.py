@@ -302,6 +302,17 @@ def test_a_trained_head_learns() -> None:
     ]  # fmt: skip
 
 
+def test_a_trained_head_takes_features_that_are_known() -> None:
+    base, (images, labels) = random_net(), coloured(3)
+    features = embed(base, images)
+    base.body.register_forward_pre_hook(lambda *_: pytest.fail("the features were computed again"))
+    known = train_head(base, images, labels, features=features)
+    base.body._forward_pre_hooks.clear()
+    assert torch.equal(known.probabilities(images), train_head(base, images, labels).probabilities(images))
+    with pytest.raises(ValueError, match="18 pictures but features of 17; give embed"):
+        train_head(base, images, labels, features=features[1:])
+
+
 def test_a_trained_head_gives_all_blind_pictures_its_biases() -> None:
     images, labels = coloured(3)
     base = corridor(100.5, 130.5)
