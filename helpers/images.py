@@ -153,6 +153,14 @@ def load_photos(split: str, folder: Path = DATA / "photos") -> tuple[Tensor, lis
     return torch.cat([load_image(folder / row["file"]) for row in rows]), [row["label"] for row in rows]
 
 
+def load_folder(folder: str | Path) -> Tensor:
+    """All pictures of a folder, in the order of their names: (N, 3, 224, 224)."""
+    files = [path for path in sorted(Path(folder).glob("*")) if path.suffix.lower() in (".png", ".webp", ".jpg")]
+    if not files:
+        raise FileNotFoundError(f"{folder} holds no pictures; was it copied whole?")
+    return torch.cat([load_image(path) for path in files])
+
+
 def out_folder() -> Path:
     """Where notebooks write: the folder named by ZERO_OUT_OUT, else out/ beside helpers/ or, if that is
     read-only (an attached data set on Kaggle), out/ in the working directory."""

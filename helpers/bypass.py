@@ -1,0 +1,92 @@
+"""Bypass: attacks that know the defence.
+
+A blinded picture is easy to detect, so the first bypass drives every picture to what one ordinary
+picture, the donor, gives (Sabour et al. 2016): nothing is unusual and nothing is told. Filters are
+met by attacking through them (Athalye et al. 2018): one view of the picture per step, and where a
+filter has no slope, that of the unfiltered picture.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from helpers.attack import Walk, check_attack, hinge, native_bfloat16
+from helpers.base import Base
+from helpers.defences import POOLS, blur, jpeg, means, smaller
+from helpers.images import to_grid
+
+View = Callable[[Tensor], Tensor]
+PictureLoss = Callable[[Tensor], Tensor]
+
+
+def as_it_is(images: Tensor) -> Tensor:
+    """The view without a filter."""
+    return images
+
+
+def straight_through(change: View) -> View:
+    """A filter without a slope (JPEG, rounding), with the slope of doing nothing (Athalye et al. 2018)."""
+    return lambda x: x + (change(x.detach()) - x).detach()
+
+
+# Filters that the attack looks through, one per step; every second step without any. The random one of
+# FILTERS and two others are left out, to see whether they are met all the same.
+VIEWS: tuple[View, ...] = (as_it_is, blur, as_it_is, smaller, as_it_is, straight_through(jpeg))
+
+
+def steer(
+    base: Base,
+    loss: PictureLoss,
+    images: Tensor,
+    *,
+    views: Sequence[View] = (as_it_is,),
+    eps: float = 8 / 255,
+    steps: int = 200,
+    step_size: float = 16 / 255,
+    momentum: float = 0.9,
+    autocast: bool | None = None,
+) -> Tensor:
+    """Change each pixel by at most eps so that a loss falls in every view; return pictures on the 8-bit grid.
+
+    base: gives device and precision. loss: a view of the pictures (N, 3, H, W) -> (N,). images: (N, 3, H, W)
+    on the 8-bit grid; never modified. views: taken in turn, one per step. step_size falls to zero on one cosine.
+    Raises ValueError or TypeError for bad input before any work.
+    """
+    images = check_attack(base, images, eps, steps, step_size, momentum, 0, 0)
+    if not views:
+        raise ValueError("views is empty; give at least one, for example as_it_is")
+    device = images.device
+    autocast = native_bfloat16(device) if autocast is None else autocast
+    walk = Walk(images, eps)
+    for step in range(steps):
+        rounded = to_grid(walk.x).requires_grad_()
+        with torch.enable_grad():
+            seen = views[step % len(views)](rounded)  # in full precision: only the network is searched in bfloat16
+            with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
+                value = loss(seen)
+            slope = torch.autograd.grad(value.sum(), rounded)[0]
+        walk.move(slope, step_size * (1 + math.cos(math.pi * step / steps)) / 2, momentum)
+    return to_grid(walk.x)
+
+
+def like(base: Base, donor: Tensor, ends: Sequence[int] = POOLS) -> PictureLoss:
+    """How far pictures are from what the donor (1, 3, H, W) gives: the loss of the constant-out attack.
+
+    The sum, over layers on the way (see defences.means) and over the last one under and above its ReLU, of
+    the squared distance of the mean activations, in units of the donor's; and of the length of its features.
+    """
+    with torch.no_grad():
+        targets = means(base, donor.to(base.mean.device), ends)
+
+    def loss(x: Tensor) -> Tensor:
+        pairs = zip(means(base, x, ends), targets, strict=True)
+        return sum((y - target).square().reshape(len(x), -1).sum(1) / target.square().sum() for y, target in pairs)
+
+    return loss
+
+
+def silent(base: Base, margin: float = 1.0) -> PictureLoss:
+    """The loss of the zero-out attack for any view: what all pre-activations lack to lie below zero."""
+    return lambda x: hinge(base.pre_activations(x).float(), margin).flatten(1).sum(1)

@@ -1,0 +1,73 @@
+"""Figures of tables, in the style of plots.py: dots, histograms, receiver operating curves."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from pandas import DataFrame
+
+from helpers.plots import ACCENT, GRID, INK, LINES, NARROW, WIDE
+
+MARKS = (("o", "#006ba4"), ("D", ACCENT), ("s", INK), ("^", "#898989"))  # shape beside colour
+__all__ = ["dots", "histograms", "roc"]
+
+
+def dots(
+    table: DataFrame,
+    xlabel: str,
+    high: float,
+    *,
+    bars: DataFrame | None = None,
+    marks: Mapping[str, float] | None = None,
+) -> Figure:
+    """One row per row of a table, one kind of dot per column, on a scale from 0 to `high`.
+
+    marks: upright lines at these values, with their names. bars: two columns, a grey bar from the first to
+    the second of each row; without them, between the outermost dots.
+    """
+    figure, ax = plt.subplots(figsize=(WIDE * 0.8, 0.36 * len(table) + 1.4))
+    places = np.arange(len(table))
+    low, high_end = (table.min(axis=1), table.max(axis=1)) if bars is None else (bars.iloc[:, 0], bars.iloc[:, 1])
+    ax.hlines(places, low, high_end, color="0.85", linewidth=2 if bars is None else 7, zorder=1)
+    for (name, values), (shape, colour) in zip(table.items(), MARKS, strict=False):
+        ax.plot(values, places, shape, color=colour, label=name, markersize=7)
+    for name, value in (marks or {}).items():
+        ax.axvline(value, color="0.6", linewidth=1, linestyle=":")
+        ax.annotate(
+            name, (value, 1), (3, 2), xycoords=("data", "axes fraction"), textcoords="offset points", color="0.4"
+        )
+    ax.set(xlabel=xlabel, yticks=places, xlim=(-0.03 * high, 1.03 * high), ylim=(len(table) - 0.5, -0.7))
+    ax.set_yticklabels(table.index)
+    ax.tick_params(axis="y", length=0)
+    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+def histograms(
+    groups: Mapping[str, Sequence[float]], xlabel: str, limit: float | None = None, bins: int = 24
+) -> Figure:
+    """How often each value occurs in each group, on one scale; limit: an upright line."""
+    edges = np.histogram_bin_edges(np.concatenate([np.asarray(values) for values in groups.values()]), bins)
+    figure, ax = plt.subplots(figsize=(NARROW, 2.9))
+    for (name, values), (_, colour), hatch in zip(groups.items(), MARKS, ("", "//", "..", "xx"), strict=False):
+        ax.hist(values, edges, label=name, facecolor=colour, alpha=0.55, edgecolor=GRID, linewidth=0.5, hatch=hatch)
+    if limit is not None:
+        ax.axvline(limit, color=INK, linestyle="--", label="threshold")
+    ax.set(xlabel=xlabel, ylabel="pictures")
+    ax.legend()
+    return figure
+
+
+def roc(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], title: str = "") -> Figure:
+    """Share of attacked pictures caught against share of clean pictures refused, one line per detector."""
+    figure, ax = plt.subplots(figsize=(NARROW, 3.9))
+    for i, (name, (alarms, caught)) in enumerate(lines.items()):
+        ax.plot(alarms, caught, LINES[i % len(LINES)], label=name)
+    ax.plot([0, 1], [0, 1], color="0.8", linewidth=1)
+    ax.set(
+        xlabel="clean pictures refused", ylabel="attacked pictures caught", title=title, xlim=(-0.02, 1), ylim=(0, 1.03)
+    )
+    ax.grid(alpha=0.25)
+    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure

@@ -1,0 +1,123 @@
+"""Steering pictures: within the budget, through views, towards a donor, and past what it may not touch."""
+
+import math
+
+import pytest
+import torch
+from nets import levels, lowering, noise, picture, random_net
+
+from helpers.bypass import as_it_is, like, silent, steer, straight_through
+from helpers.defences import fewer_bits, look
+from helpers.images import on_grid
+
+
+def to_black(x: torch.Tensor) -> torch.Tensor:
+    return x.flatten(1).sum(1)
+
+
+def test_a_plain_loss_is_met_at_the_edge_of_the_budget() -> None:
+    moved = steer(lowering(), to_black, picture(100, 3), eps=8 / 255, steps=20)
+    assert levels(moved[0]).eq(92).all() and levels(moved[1]).eq(0).all() and on_grid(moved)
+
+
+def test_eps_zero_and_no_steps_change_nothing() -> None:
+    image = noise()
+    assert torch.equal(steer(random_net(), to_black, image, eps=0), image)
+    assert torch.equal(steer(random_net(), to_black, image, steps=0), image)
+
+
+def test_the_picture_given_is_not_modified() -> None:
+    image = noise()
+    before = image.clone()
+    steer(random_net(), to_black, image, steps=3)
+    assert torch.equal(image, before)
+
+
+@pytest.mark.parametrize("eps", [1, 4, 16])
+def test_the_budget_is_kept(eps: int) -> None:
+    base, image = random_net(), noise(2)
+    moved = steer(base, silent(base), image, eps=eps / 255, steps=15)
+    assert (levels(moved) - levels(image)).abs().max() <= eps and moved.min() >= 0 and moved.max() <= 1
+
+
+def test_a_larger_budget_comes_nearer_to_the_donor() -> None:
+    base, images, donor = random_net(), noise(3), noise(seed=9)
+    loss = like(base, donor, ends=(2,))
+    reached = [loss(steer(base, loss, images, eps=eps, steps=60)).mean().item() for eps in (0, 8 / 255, 32 / 255, 1)]
+    assert reached == sorted(reached, reverse=True) and reached[-1] < reached[0] / 10
+
+
+def test_the_donor_is_at_no_distance_from_itself() -> None:
+    base, donor = random_net(), noise()
+    assert like(base, donor, ends=(2,))(donor).item() == pytest.approx(0, abs=1e-9)
+
+
+def test_like_is_the_distance_of_the_readings() -> None:
+    base, image, donor = random_net(), noise(), noise(seed=1)
+    one, other = look(base, image, ends=(2,)), look(base, donor, ends=(2,))
+    wanted = sum(
+        ((a - b).square().sum() / b.square().sum()).item()
+        for a, b in ((getattr(one, n), getattr(other, n)) for n in ("middle", "under", "features", "length"))
+    )
+    assert like(base, donor, ends=(2,))(image).item() == pytest.approx(wanted, rel=1e-4)
+
+
+def test_silent_is_zero_exactly_where_the_margin_is_kept() -> None:
+    base = lowering(90.5)
+    assert silent(base, margin=1)(picture(89, 90, 91)).tolist()[0] == pytest.approx(0, abs=1e-2)
+    assert silent(base, margin=1)(picture(92)).item() > 0
+
+
+def test_views_are_taken_in_turn() -> None:
+    seen = []
+
+    def watching(name: str):
+        def view(x: torch.Tensor) -> torch.Tensor:
+            seen.append(name)
+            return x
+
+        return view
+
+    steer(lowering(), to_black, picture(100), views=[watching("a"), watching("b")], steps=5)
+    assert seen == ["a", "b", "a", "b", "a"]
+
+
+def test_a_view_without_a_slope_lends_that_of_the_picture() -> None:
+    x = noise().requires_grad_()
+    y = straight_through(fewer_bits)(x)
+    assert torch.allclose(y, fewer_bits(x.detach()), atol=1e-6)
+    assert torch.equal(torch.autograd.grad(y.sum(), x)[0], torch.ones_like(x))
+
+
+def test_attacking_through_a_filter_silences_behind_it() -> None:
+    def brighter(x: torch.Tensor) -> torch.Tensor:
+        return (x + 6 / 255).clamp(max=1)
+
+    base, image = lowering(90.5), picture(94)
+    blind = steer(base, silent(base), image, steps=30)
+    proof = steer(base, silent(base), image, views=[as_it_is, brighter], eps=12 / 255, steps=60)
+    assert base.features(blind).eq(0).all() and base.features(brighter(proof)).eq(0).all()
+
+
+def test_it_works_where_gradients_are_switched_off() -> None:
+    with torch.no_grad():
+        assert levels(steer(lowering(), to_black, picture(100), steps=20)).eq(92).all()
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ({"eps": 8}, "eps is 8"),
+        ({"steps": -1}, "steps is -1"),
+        ({"step_size": math.inf}, "step_size is inf"),
+        ({"views": []}, "views is empty"),
+    ],
+)
+def test_bad_settings_get_one_clear_error(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        steer(lowering(), to_black, picture(100), **settings)
+
+
+def test_pictures_off_the_grid_are_refused() -> None:
+    with pytest.raises(ValueError, match="8-bit grid"):
+        steer(lowering(), to_black, picture(100.5))

@@ -1,0 +1,41 @@
+"""Figures of tables show every value they are given."""
+
+import matplotlib.pyplot as plt
+import pytest
+from pandas import DataFrame
+
+from helpers.charts import dots, histograms, roc
+from helpers.plots import use_style
+
+
+@pytest.fixture(autouse=True)
+def clean() -> None:
+    plt.close("all")
+    use_style()
+
+
+def test_dots_draw_each_row_and_column_once() -> None:
+    table = DataFrame({"clean": [36, 34], "blinded": [7, 33]}, index=["a", "b"])
+    (ax,) = dots(table, "right", 42, marks={"guessing": 12}).axes
+    lines = {line.get_label(): list(line.get_xdata()) for line in ax.get_lines()}
+    assert lines["clean"] == [36, 34] and lines["blinded"] == [7, 33]
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first row is on top
+    assert "guessing" in [text.get_text() for text in ax.texts]
+
+
+def test_dots_draw_given_intervals() -> None:
+    table, ends = DataFrame({"caught": [0.5]}, index=["a"]), DataFrame({"low": [0.2], "high": [0.7]}, index=["a"])
+    (ax,) = dots(table, "share", 1, bars=ends).axes
+    assert ax.collections[0].get_segments()[0][:, 0].tolist() == [0.2, 0.7]
+
+
+def test_histograms_count_every_value_on_common_edges() -> None:
+    (ax,) = histograms({"clean": [1, 2, 3], "blinded": [0, 0]}, "length", limit=0.5).axes
+    assert sum(patch.get_height() for patch in ax.patches) == 5
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["clean", "blinded", "threshold"]
+
+
+def test_roc_draws_each_line() -> None:
+    (ax,) = roc({"good": ([0, 0, 1], [0, 1, 1]), "bad": ([0, 1, 1], [0, 0, 1])}).axes
+    assert list(ax.get_lines()[0].get_ydata()) == [0, 1, 1] and list(ax.get_lines()[1].get_ydata()) == [0, 0, 1]

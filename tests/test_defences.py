@@ -1,0 +1,232 @@
+"""Readings, filters and detectors on networks and numbers that can be checked by hand."""
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from nets import SIZE, lowering, noise, picture, random_net
+from PIL import Image
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+
+from helpers.base import Base
+from helpers.defences import (
+    FILTERS,
+    READERS,
+    SQUEEZERS,
+    Detectors,
+    Reading,
+    Shape,
+    fewer_bits,
+    fit_head,
+    jpeg,
+    judge,
+    look,
+    median,
+    refused,
+    second_look,
+    shrink_and_pad,
+    smaller,
+    thresholds,
+    views,
+)
+from helpers.images import on_grid
+from helpers.networks import train_head
+
+
+def plain_body() -> Base:
+    """relu(red level - 90.5), read as a sequence of two layers."""
+    base = lowering()
+    return Base(nn.Sequential(nn.Identity(), base.body), nn.ReLU(), size=SIZE, name="tiny")
+
+
+def test_a_reading_holds_the_means_of_each_layer() -> None:
+    seen = look(plain_body(), picture(80, 100.5), ends=(1,))
+    assert torch.allclose(seen.under[:, 0], torch.tensor([-10.5, 10.0]), atol=1e-3)
+    assert torch.allclose(seen.features[:, 0], torch.tensor([0.0, 10.0]), atol=1e-3)
+    assert torch.allclose(seen.length, torch.tensor([0.0, 10.0 * SIZE]), atol=1e-2)
+    assert torch.allclose(seen.middle.norm(dim=1), torch.ones(2))
+
+
+def test_batches_do_not_change_a_reading() -> None:
+    images = noise(5)
+    one, many = look(random_net(), images, ends=(2,), batch=1), look(random_net(), images, ends=(2,), batch=5)
+    for name in ("middle", "under", "features", "length"):
+        assert torch.allclose(getattr(one, name), getattr(many, name), atol=1e-5)
+
+
+def test_a_reading_has_the_features_of_the_base() -> None:
+    base, images = random_net(), noise(3)
+    features = base.features(images)
+    seen = look(base, images, ends=())
+    assert torch.allclose(seen.features, features.mean((2, 3)), atol=1e-5)
+    assert torch.allclose(seen.length, features.flatten(1).norm(dim=1), atol=1e-4)
+
+
+@pytest.mark.parametrize("ends", [(0,), (4,), (17, 24)])
+def test_a_layer_that_is_not_there_is_named(ends: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"has no layers .*; give vgg16_base\(\)"):
+        look(random_net(), noise(), ends=ends)
+
+
+def test_a_base_that_is_no_sequence_is_refused() -> None:
+    with pytest.raises(ValueError, match="no layers"):
+        look(lowering(), noise(), ends=())
+
+
+def test_pictures_are_checked_before_any_work() -> None:
+    with pytest.raises(ValueError, match="before normalisation"):
+        look(random_net(), noise() * 255, ends=())
+
+
+def reading(features: torch.Tensor) -> Reading:
+    return Reading(features * 0 + 1, features - 1, features, features.norm(dim=1))
+
+
+def test_readers_keep_zero_at_zero() -> None:
+    nothing = reading(torch.zeros(2, 4))
+    assert READERS["unit length"](nothing).eq(0).all() and READERS["as it was"](nothing).eq(0).all()
+    assert READERS["under the ReLU"](nothing).norm(dim=1).allclose(torch.ones(2))
+    assert READERS["several depths"](nothing).shape == (2, 8)
+
+
+def test_unit_length_makes_the_faintest_rest_as_loud_as_a_picture() -> None:
+    faint = reading(torch.tensor([[3.0, 4.0], [3e-9, 4e-9]]))
+    assert READERS["unit length"](faint).allclose(torch.tensor([[0.6, 0.8], [0.6, 0.8]]))
+
+
+def test_fit_head_is_the_head_that_train_head_trains() -> None:
+    base, images, labels = random_net(), noise(12), ["a", "b", "c"] * 4
+    trained = train_head(base, images, labels)
+    fitted = fit_head(look(base, images, ends=()).features, labels)
+    given = fitted.predict_proba(look(base, images, ends=()).features.numpy())
+    assert np.allclose(trained.probabilities(images).numpy(), given, atol=0.02)
+
+
+def test_the_second_look_is_taken_only_where_features_are_short() -> None:
+    seen = reading(torch.tensor([[5.0], [0.1]]))
+    assert second_look(np.array(["a", "a"]), np.array(["b", "b"]), seen, 1.0).tolist() == ["a", "b"]
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_filters_give_pictures_and_leave_theirs_alone(name: str) -> None:
+    images = noise(2, size=32)
+    before = images.clone()
+    filtered = FILTERS[name](images)
+    assert torch.equal(images, before) and filtered.shape[:2] == (2, 3)
+    assert filtered.dtype == torch.float32 and filtered.min() >= 0 and filtered.max() <= 1
+    assert torch.equal(filtered, FILTERS[name](images))  # the same again, also the random one
+
+
+@pytest.mark.parametrize("name", [name for name in FILTERS if name != "shrink and pad"])
+def test_filters_leave_plain_pictures_nearly_alone(name: str) -> None:
+    images = picture(0, 119, 255, size=32)
+    filtered = FILTERS[name](images)
+    assert (filtered.mean((2, 3)) - images.mean((2, 3))).abs().max() <= 1 / 255
+
+
+def test_jpeg_is_that_of_a_file() -> None:
+    image = noise(size=32)
+    stream = io.BytesIO()
+    Image.fromarray((image[0] * 255).byte().permute(1, 2, 0).numpy()).save(stream, "JPEG", quality=50)
+    stored = torch.from_numpy(np.asarray(Image.open(stream)).copy()).permute(2, 0, 1) / 255
+    assert torch.equal(jpeg(image, 50)[0], stored) and on_grid(jpeg(image, 50))
+
+
+def test_fewer_bits_leaves_that_many_levels() -> None:
+    levels = torch.arange(256).view(1, 1, 16, 16).expand(1, 3, 16, 16) / 255
+    assert len(fewer_bits(levels, 4).unique()) == 16 and len(fewer_bits(levels, 1).unique()) == 2
+
+
+def test_the_median_removes_single_pixels() -> None:
+    image = picture(100, size=9)
+    image[0, :, 4, 4] = 1
+    assert torch.equal(median(image), picture(100, size=9))
+
+
+def test_smaller_gives_fewer_pixels() -> None:
+    assert smaller(noise(size=32), 20).shape == (1, 3, 20, 20)
+
+
+def test_shrink_and_pad_is_random_without_a_seed() -> None:
+    torch.manual_seed(0)
+    image = noise(size=64)
+    drawn = [shrink_and_pad(image) for _ in range(5)]
+    assert any(not torch.equal(drawn[0], other) for other in drawn[1:])
+    assert all(one.shape == image.shape for one in drawn)
+
+
+def test_views_begin_with_the_picture_as_it_is() -> None:
+    images = noise(size=32)
+    given = dict(views(images, ["4 bits"]))
+    assert list(given) == ["no filter", "4 bits"] and given["no filter"] is images
+
+
+def cloud(seed: int, number: int = 60) -> tuple[Reading, list[str]]:
+    """Two classes of vectors around (9, 1) and (1, 9)."""
+    centres = torch.tensor([[9.0, 1.0], [1.0, 9.0]]).repeat(number // 2, 1)
+    spread = torch.randn(number, 2, generator=torch.Generator().manual_seed(seed))
+    return reading(centres + spread), ["a", "b"] * (number // 2)
+
+
+def detect(seen: Reading, detectors: Detectors) -> pd.DataFrame:
+    return detectors.scores(dict.fromkeys(("no filter", *SQUEEZERS), seen))
+
+
+@pytest.fixture
+def detectors() -> Detectors:
+    clean, labels = cloud(0)
+    return Detectors(clean, labels, fit_head(clean.features, labels))
+
+
+def test_detectors_find_nothing_and_outliers_each_in_its_way(detectors: Detectors) -> None:
+    limits = thresholds(detect(cloud(1)[0], detectors))
+    nothing = refused(detect(reading(torch.zeros(1, 2)), detectors), limits).iloc[0]
+    assert nothing[["largest probability", "entropy", "length of features"]].all()
+    far = refused(detect(reading(torch.tensor([[99.0, 9.0]])), detectors), limits).iloc[0]
+    assert far[["Mahalanobis", "nearest neighbours", "Mahalanobis under ReLU"]].all()
+    assert not far[["length of features", "largest probability", "feature squeezing"]].any()
+
+
+def test_feature_squeezing_sees_an_answer_that_wavers(detectors: Detectors) -> None:
+    steady, moved = reading(torch.tensor([[9.0, 1.0]])), reading(torch.tensor([[1.0, 9.0]]))
+    seen = {"no filter": steady, SQUEEZERS[0]: steady, SQUEEZERS[1]: moved}
+    assert detectors.scores(seen)["feature squeezing"].item() > 1.5
+    assert detect(steady, detectors)["feature squeezing"].item() == 0
+
+
+def test_mahalanobis_counts_in_units_of_the_spread() -> None:
+    spread = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 10.0])
+    shape = Shape(spread, ["a"] * 4000)
+    one, other = shape.distance(torch.tensor([[3.0, 0.0], [0.0, 30.0]]))
+    assert one == pytest.approx(3, rel=0.15) and other == pytest.approx(3, rel=0.15)
+
+
+def test_thresholds_keep_the_promise_on_calibration_pictures() -> None:
+    scores = pd.DataFrame({"a": np.arange(100.0), "b": -np.arange(100.0)})
+    for share in (0, 0.05, 0.5):
+        assert refused(scores, thresholds(scores, share)).mean().max() <= share
+
+
+@pytest.mark.parametrize("share", [-0.1, 1, 5])
+def test_a_share_that_is_none_is_refused(share: float) -> None:
+    with pytest.raises(ValueError, match=f"false_alarms is {share}; give a share"):
+        thresholds(pd.DataFrame({"a": [1.0]}), share)
+
+
+def test_judge_on_separated_equal_and_reversed_scores() -> None:
+    clean = pd.DataFrame({"apart": [0.0] * 40, "same": np.arange(40.0), "reversed": [1.0] * 40})
+    attacked = pd.DataFrame({"apart": [1.0] * 40, "same": np.arange(40.0), "reversed": [0.0] * 40})
+    verdict = judge(clean, attacked, thresholds(clean))
+    assert verdict.AUROC.round(3).tolist() == [1, 0.5, 0] and verdict.caught.round(3).tolist() == [1, 0.025, 0]
+    assert (verdict.low <= verdict.caught).all() and (verdict.caught <= verdict.high).all()
+    assert verdict["false alarms"].max() <= 0.05
+
+
+def test_a_head_on_zeros_has_one_answer() -> None:
+    seen, labels = cloud(0)
+    head = fit_head(torch.cat([seen.features, seen.features * 0]), labels * 2)
+    assert isinstance(head, LogisticRegression)
+    assert len(np.unique(head.predict_proba(np.zeros((9, 2))), axis=0)) == 1
