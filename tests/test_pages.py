@@ -1,5 +1,6 @@
 """README, docs and the other pages: links, headings, words, and that each page is reached."""
 
+import importlib
 import itertools
 import json
 import re
@@ -7,6 +8,7 @@ import runpy
 from pathlib import Path
 
 import pytest
+from PIL import Image, ImageSequence
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "data" / "README.md"])
@@ -106,3 +108,24 @@ def test_every_page_is_in_the_sites_contents() -> None:
     listed = [line for line in text.splitlines() if re.match(r"[\w/*.]+$", line)]
     found = {path for line in listed for path in ROOT.glob(f"{line}.md") if path in PAGES}
     assert found == set(PAGES) - {ROOT / "README.md"}
+
+
+# --- the loop -------------------------------------------------------------------------------------------
+
+
+def test_the_loop_is_small_endless_and_ends_in_its_longest_frame() -> None:
+    path = ROOT / "data" / "loop.gif"
+    assert path.stat().st_size < 1_500_000
+    with Image.open(path) as loop:
+        times = [frame.info["duration"] for frame in ImageSequence.Iterator(loop)]
+        assert loop.width == 560 and loop.info["loop"] == 0 and len(times) >= 12
+    assert times[-1] == max(times) and 4000 < sum(times) < 15_000, "milliseconds"
+
+
+def test_frames_of_the_loop_are_steps_whose_count_has_fallen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    seen = [(step, None, left) for step, left in enumerate([1000, 1000, 900, 400, 450, 30, 29, 28, 3, 4, 0])]
+    chosen = importlib.import_module("make_loop").choose(seen)
+    assert [chosen[0], chosen[-1]] == [seen[0], seen[-1]] and len(chosen) <= 26
+    counts = [left for _, _, left in chosen]
+    assert counts == sorted(counts, reverse=True) and 450 not in counts
