@@ -133,12 +133,17 @@ def find(place: webdriver.Chrome | WebElement, selector: str) -> list[WebElement
     return place.find_elements("css selector", selector)
 
 
+def where(handle: WebElement) -> str:
+    """A slider's place: noUiSlider tells it, jQuery's slider (ipywidgets 7) only shows it."""
+    return handle.get_attribute("aria-valuenow") or handle.get_attribute("style")
+
+
 def move(browser: webdriver.Chrome, handle: WebElement, image: WebElement) -> float:
     """Move a slider by one place; the milliseconds until its picture has changed."""
-    old, place = browser.execute_script(PIXELS, image), handle.get_attribute("aria-valuenow")
+    old, place = browser.execute_script(PIXELS, image), where(handle)
     for key in (Keys.ARROW_RIGHT, Keys.ARROW_LEFT):
         handle.send_keys(key)
-        if handle.get_attribute("aria-valuenow") != place:
+        if where(handle) != place:
             break
     WebDriverWait(browser, 20, 0.02).until(lambda b: b.execute_script(PIXELS, image) != old)
     return browser.execute_script("return window.moves.at(-1)")
