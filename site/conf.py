@@ -21,6 +21,8 @@ html_theme = "furo"
 html_title = "Zero-Out: can I blind a pre-trained network?"
 html_show_sphinx = False
 html_copy_source = False
+html_static_path = ["static"]
+html_css_files = ["site.css"]
 TREES = {
     "Notebooks": "notebooks/0*",
     "Pages": "docs/own_network\ndocs/faq\ndocs/reliability\nCONTRIBUTING\nCHANGELOG\ndata/README",
