@@ -9,6 +9,7 @@ from the repository, and their sha256 is checked.
 
 import base64
 import io
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -56,21 +57,22 @@ def single(path: Path) -> str:
     setup.source = SETUP.format(
         url=f"{URL.replace('https://github.com', 'https://raw.githubusercontent.com')}/{TAG}/data/weights/",
         weights=[name for word, name in NEEDED.items() if word in code],
-        carried=base64.encodebytes(carried(photos="load_photos" in code)).decode(),
+        carried=base64.encodebytes(carried(code)).decode(),
     )
     setup.metadata["jupyter"] = {"source_hidden": True}
     return nbformat.writes(book) + "\n"
 
 
-def carried(photos: bool) -> bytes:
-    """A zip file of helpers/ and of the folders of data/, without the weights and, if not needed, the photos."""
+def carried(code: str) -> bytes:
+    """A zip file of helpers/ and of those folders of data/ that the code names; the weights stay out."""
     content = io.BytesIO()
-    left_out = {"weights"} if photos else {"weights", "photos"}
-    folders = [path for path in sorted((ROOT / "data").iterdir()) if path.is_dir() and path.name not in left_out]
+    files = sorted((ROOT / "helpers").glob("*.py"))
+    for folder in sorted(path for path in (ROOT / "data").iterdir() if path.is_dir() and path.name != "weights"):
+        if re.search(rf"(?:\b|_){folder.name}\b", code):  # DATA / "images", load_photos
+            files += sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in [*(ROOT / "helpers").glob("*.py"), *(file for folder in folders for file in folder.rglob("*"))]:
-            if path.is_file() and not path.name.startswith("."):
-                archive.write(path, path.relative_to(ROOT))
+        for path in files:
+            archive.write(path, path.relative_to(ROOT))
     return content.getvalue()
 
 
