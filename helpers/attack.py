@@ -22,7 +22,6 @@ __all__ = ["Certificate", "Result", "certify", "hinge", "zero_out"]
 Loss = Callable[[Tensor, float], Tensor]
 OnStep = Callable[[int, Tensor, Tensor], None]
 SECOND_MOMENT = 0.99  # Adam's memory of squared gradients, in a run of some hundred steps
-BRAKE = 0.5  # share of its momentum that a pixel keeps when it runs into the edge of its budget
 CYCLE = 60  # steps of the first cycle of step sizes
 SPARE = 0.05  # share of the margin that must be reached before a picture counts as done
 
@@ -174,8 +173,6 @@ class Walk:
         self.second.lerp_(slope.square(), 1 - SECOND_MOMENT)
         scale = (self.second / (1 - SECOND_MOMENT**self.moves)).sqrt_().add_(1e-12)
         self.x.addcdiv_(self.first, scale, value=-rate / (1 - momentum**self.moves))
-        # What a pixel goes on to gather while it lies at an edge would hold it there when the slope turns.
-        self.first.mul_(torch.where((self.x < self.low) | (self.x > self.high), BRAKE, 1.0))
         torch.clamp(self.x, self.low, self.high, out=self.x)
 
 
