@@ -102,6 +102,9 @@ def zero_out(
             search.move(z, slope, rate, momentum, focus)
     except KeyboardInterrupt:
         pass  # what was reached so far is worth having
+    except torch.OutOfMemoryError as error:
+        size = f"{len(images)} pictures of {images.shape[-1]} x {images.shape[-2]}"
+        raise RuntimeError(f"{size} do not fit into the memory of {images.device}; give fewer at a time") from error
     return search.result()
 
 
@@ -139,6 +142,8 @@ def check_attack(
     for name, value in {"step_size": step_size, "margin": margin, "focus": focus}.items():
         if not 0 <= value < math.inf:
             raise ValueError(f"{name} is {value}; give a number of at least 0")
+    if step_size > 1000:  # far beyond any picture, and in time beyond float32
+        raise ValueError(f"step_size is {step_size}; a step of 1 already crosses the whole range of a pixel")
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum is {momentum}; give a number from 0 up to, but below, 1")
     return images.to(base.mean.device)
@@ -166,13 +171,18 @@ class Walk:
         for name in ("x", "low", "high", "first", "second"):
             setattr(self, name, getattr(self, name)[places])
 
-    def move(self, slope: Tensor, rate: float, momentum: float) -> None:
-        """One step against the slope (N, 3, H, W): at first each pixel moves by about rate."""
+    def move(self, slope: Tensor, rate: float, momentum: float, brake: float = 1.0) -> None:
+        """One step against the slope (N, 3, H, W): at first each pixel moves by about rate.
+
+        brake: share of its momentum that a pixel keeps when it runs into the edge of its budget.
+        """
         self.moves += 1
         self.first.lerp_(slope, 1 - momentum)
         self.second.lerp_(slope.square(), 1 - SECOND_MOMENT)
         scale = (self.second / (1 - SECOND_MOMENT**self.moves)).sqrt_().add_(1e-12)
         self.x.addcdiv_(self.first, scale, value=-rate / (1 - momentum**self.moves))
+        if brake < 1:
+            self.first.mul_(torch.where((self.x < self.low) | (self.x > self.high), brake, 1.0))
         torch.clamp(self.x, self.low, self.high, out=self.x)
 
 

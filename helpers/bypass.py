@@ -19,6 +19,7 @@ from helpers.images import to_grid
 
 View = Callable[[Tensor], Tensor]
 PictureLoss = Callable[[Tensor], Tensor]
+BRAKE = 0.5  # what a pixel gathers while it lies at an edge would hold it there when the slope turns
 
 
 def as_it_is(images: Tensor) -> Tensor:
@@ -67,7 +68,7 @@ def steer(
             with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
                 value = loss(seen)
             slope = torch.autograd.grad(value.sum(), rounded)[0]
-        walk.move(slope, step_size * (1 + math.cos(math.pi * step / steps)) / 2, momentum)
+        walk.move(slope, step_size * (1 + math.cos(math.pi * step / steps)) / 2, momentum, BRAKE)
     return to_grid(walk.x)
 
 

@@ -533,3 +533,16 @@ def test_outputs_are_counted_for_the_size_of_the_pictures() -> None:
     base = vgg16_base("pool3")
     result = zero_out(base, torch.zeros(1, 3, 64, 64), steps=0)
     assert result.outputs == 256 * 8 * 8
+
+
+def test_a_step_beyond_all_pictures_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"step_size is 1e\+37; a step of 1 already crosses"):
+        zero_out(lowering(), picture(100), step_size=1e37)
+
+
+def test_too_little_memory_gets_one_sentence_with_the_remedy() -> None:
+    base = lowering()
+    base.body = Fuse(base.body)
+    base.body.error = torch.OutOfMemoryError("CUDA out of memory")
+    with pytest.raises(RuntimeError, match=r"2 pictures of 8 x 8 do not fit .*; give fewer at a time"):
+        zero_out(base, picture(100, 101))
