@@ -17,6 +17,7 @@ from PIL import Image
 from sklearn.covariance import LedoitWolf
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import cross_val_predict
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as vision
@@ -82,6 +83,13 @@ def fit_head(vectors: Tensor, labels: Sequence[str], c: float = 10.0) -> Logisti
     """A linear head on vectors (N, C), as train_head makes it: c is in units of their mean length."""
     unit = vectors.norm(dim=1).mean().item()
     return LogisticRegression(C=c / unit**2, max_iter=5000).fit(vectors.numpy(), list(labels))
+
+
+def probe(vectors: Tensor, labels: Sequence[str], folds: int = 4) -> int:
+    """What can still be learnt: right answers of fresh heads on vectors (N, C), by cross-validation."""
+    unit = vectors.norm(dim=1).mean().clamp(min=1e-12)
+    head = LogisticRegression(C=10.0, max_iter=5000)
+    return int((cross_val_predict(head, (vectors / unit).numpy(), list(labels), cv=folds) == np.array(labels)).sum())
 
 
 def second_look(first: np.ndarray, second: np.ndarray, seen: Reading, least: float) -> np.ndarray:

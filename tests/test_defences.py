@@ -25,6 +25,7 @@ from helpers.defences import (
     judge,
     look,
     median,
+    probe,
     refused,
     second_look,
     shrink_and_pad,
@@ -230,3 +231,9 @@ def test_a_head_on_zeros_has_one_answer() -> None:
     head = fit_head(torch.cat([seen.features, seen.features * 0]), labels * 2)
     assert isinstance(head, LogisticRegression)
     assert len(np.unique(head.predict_proba(np.zeros((9, 2))), axis=0)) == 1
+
+
+def test_a_probe_finds_what_is_there_and_the_majority_where_nothing_is() -> None:
+    labels = ["a"] * 12 + ["b"] * 8
+    there = torch.tensor([[1.0, 0.0]] * 12 + [[0.0, 1.0]] * 8)
+    assert probe(there, labels) == 20 and probe(there * 0, labels) == 12
