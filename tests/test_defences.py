@@ -3,7 +3,6 @@
 import io
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from nets import SIZE, lowering, noise, picture, random_net
@@ -15,22 +14,16 @@ from helpers.base import Base
 from helpers.defences import (
     FILTERS,
     READERS,
-    SQUEEZERS,
-    Detectors,
     Reading,
-    Shape,
     fewer_bits,
     fit_head,
     jpeg,
-    judge,
     look,
     median,
     probe,
-    refused,
     second_look,
     shrink_and_pad,
     smaller,
-    thresholds,
     views,
 )
 from helpers.images import on_grid
@@ -170,60 +163,6 @@ def cloud(seed: int, number: int = 60) -> tuple[Reading, list[str]]:
     centres = torch.tensor([[9.0, 1.0], [1.0, 9.0]]).repeat(number // 2, 1)
     spread = torch.randn(number, 2, generator=torch.Generator().manual_seed(seed))
     return reading(centres + spread), ["a", "b"] * (number // 2)
-
-
-def detect(seen: Reading, detectors: Detectors) -> pd.DataFrame:
-    return detectors.scores(dict.fromkeys(("no filter", *SQUEEZERS), seen))
-
-
-@pytest.fixture
-def detectors() -> Detectors:
-    clean, labels = cloud(0)
-    return Detectors(clean, labels, fit_head(clean.features, labels))
-
-
-def test_detectors_find_nothing_and_outliers_each_in_its_way(detectors: Detectors) -> None:
-    limits = thresholds(detect(cloud(1)[0], detectors))
-    nothing = refused(detect(reading(torch.zeros(1, 2)), detectors), limits).iloc[0]
-    assert nothing[["largest probability", "entropy", "length of features"]].all()
-    far = refused(detect(reading(torch.tensor([[99.0, 9.0]])), detectors), limits).iloc[0]
-    assert far[["Mahalanobis", "nearest neighbours", "Mahalanobis under ReLU"]].all()
-    assert not far[["length of features", "largest probability", "feature squeezing"]].any()
-
-
-def test_feature_squeezing_sees_an_answer_that_wavers(detectors: Detectors) -> None:
-    steady, moved = reading(torch.tensor([[9.0, 1.0]])), reading(torch.tensor([[1.0, 9.0]]))
-    seen = {"no filter": steady, SQUEEZERS[0]: steady, SQUEEZERS[1]: moved}
-    assert detectors.scores(seen)["feature squeezing"].item() > 1.5
-    assert detect(steady, detectors)["feature squeezing"].item() == 0
-
-
-def test_mahalanobis_counts_in_units_of_the_spread() -> None:
-    spread = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 10.0])
-    shape = Shape(spread, ["a"] * 4000)
-    one, other = shape.distance(torch.tensor([[3.0, 0.0], [0.0, 30.0]]))
-    assert one == pytest.approx(3, rel=0.15) and other == pytest.approx(3, rel=0.15)
-
-
-def test_thresholds_keep_the_promise_on_calibration_pictures() -> None:
-    scores = pd.DataFrame({"a": np.arange(100.0), "b": -np.arange(100.0)})
-    for share in (0, 0.05, 0.5):
-        assert refused(scores, thresholds(scores, share)).mean().max() <= share
-
-
-@pytest.mark.parametrize("share", [-0.1, 1, 5])
-def test_a_share_that_is_none_is_refused(share: float) -> None:
-    with pytest.raises(ValueError, match=f"false_alarms is {share}; give a share"):
-        thresholds(pd.DataFrame({"a": [1.0]}), share)
-
-
-def test_judge_on_separated_equal_and_reversed_scores() -> None:
-    clean = pd.DataFrame({"apart": [0.0] * 40, "same": np.arange(40.0), "reversed": [1.0] * 40})
-    attacked = pd.DataFrame({"apart": [1.0] * 40, "same": np.arange(40.0), "reversed": [0.0] * 40})
-    verdict = judge(clean, attacked, thresholds(clean))
-    assert verdict.AUROC.round(3).tolist() == [1, 0.5, 0] and verdict.caught.round(3).tolist() == [1, 0.025, 0]
-    assert (verdict.low <= verdict.caught).all() and (verdict.caught <= verdict.high).all()
-    assert verdict["false alarms"].max() <= 0.05
 
 
 def test_a_head_on_zeros_has_one_answer() -> None:
