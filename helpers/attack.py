@@ -104,7 +104,9 @@ def zero_out(
         pass  # what was reached so far is worth having
     except torch.OutOfMemoryError as error:
         size = f"{len(images)} pictures of {images.shape[-1]} x {images.shape[-2]}"
-        raise RuntimeError(f"{size} do not fit into the memory of {images.device}; give fewer at a time") from error
+        raise torch.OutOfMemoryError(
+            f"{size} do not fit into the memory of {images.device}; give fewer at a time"
+        ) from error
     return search.result()
 
 

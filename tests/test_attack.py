@@ -561,5 +561,5 @@ def test_too_little_memory_gets_one_sentence_with_the_remedy() -> None:
     base = lowering()
     base.body = Fuse(base.body)
     base.body.error = torch.OutOfMemoryError("CUDA out of memory")
-    with pytest.raises(RuntimeError, match=r"2 pictures of 8 x 8 do not fit .*; give fewer at a time"):
+    with pytest.raises(torch.OutOfMemoryError, match=r"2 pictures of 8 x 8 do not fit .*; give fewer at a time"):
         zero_out(base, picture(100, 101))

@@ -152,7 +152,7 @@ def test_a_sweep_without_enough_memory_says_so_in_its_row_and_goes_on() -> None:
     pictures = {"a": picture(80.0), "b": picture(80.0), "large": picture(80.0, size=2 * SIZE)}
     table = sweep({"net": base}, pictures, grid(steps=1)).set_index("picture")
     assert table.left[["a", "b"]].tolist() == [0, 0]
-    assert table.error["large"].startswith("OutOfMemoryError: CUDA out of memory")
+    assert table.error["large"].startswith("OutOfMemoryError: 1 pictures of 16 x 16 do not fit")
 
 
 # --- the page ---------------------------------------------------------------------------------------

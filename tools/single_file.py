@@ -64,12 +64,18 @@ def single(path: Path) -> str:
 
 
 def carried(code: str) -> bytes:
-    """A zip file of helpers/ and of those folders of data/ that the code names; the weights stay out."""
+    """A zip file of helpers/ and of those folders of data/ that the code names; the weights stay out.
+
+    Where the code also names folders inside one, only those: DATA / "defences" / "zero", load_photos("train").
+    """
     content = io.BytesIO()
     files = sorted((ROOT / "helpers").glob("*.py"))
     for folder in sorted(path for path in (ROOT / "data").iterdir() if path.is_dir() and path.name != "weights"):
         if re.search(rf"(?:\b|_){folder.name}\b", code):  # DATA / "images", load_photos
-            files += sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+            parts = [part for part in folder.iterdir() if part.is_dir() and f'"{part.name}"' in code]
+            inside = [path for part in parts or [folder] for path in part.rglob("*")]
+            files += sorted({*inside, *folder.glob("*")})
+    files = [path for path in files if path.is_file() and not path.name.startswith(".")]
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in files:
             archive.write(path, path.relative_to(ROOT))
