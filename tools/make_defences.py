@@ -3,7 +3,8 @@
     python tools/make_defences.py          # goes on where it was stopped
 
 Every second photo of the test split is attacked (the others calibrate detectors). The loss was
-tried on photos of the training split; the views are the filters that restored most in notebook 05. Pictures are lossless WebP: a fifth smaller than PNG, the same pixels.
+tried on photos of the training split; the views are the filters that restored most in notebook 05.
+Pictures are lossless WebP: a fifth smaller than PNG, the same pixels.
 """
 
 import io
