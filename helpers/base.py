@@ -114,16 +114,24 @@ class Stopped(Exception):
 
 
 class UpTo(nn.Module):
-    """Run a module only up to the input of one of its layers, and return that input."""
+    """Run a module only up to the input of one of its layers, and return that input.
 
-    def __init__(self, run: Callable[[Tensor], Tensor], model: nn.Module, layer: nn.Module) -> None:
+    call: which call of the layer in one run, counted from 1 (torchvision's ResNets call one ReLU twice).
+    """
+
+    def __init__(self, run: Callable[[Tensor], Tensor], model: nn.Module, layer: nn.Module, call: int = 1) -> None:
         super().__init__()
-        self.model, self.run = model, run
+        self.model, self.run, self.call = model, run, call
         self.layer = [layer]  # in a list: it is already a part of the model
 
     def forward(self, x: Tensor) -> Tensor:
+        calls = 0
+
         def stop(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            raise Stopped(inputs[0])
+            nonlocal calls
+            calls += 1
+            if calls == self.call:
+                raise Stopped(inputs[0])
 
         handle = self.layer[0].register_forward_pre_hook(stop)
         try:

@@ -11,7 +11,7 @@ from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
 from helpers import weights as files
-from helpers.base import ACTIVATIONS, Base, Classifier, Head, Stopped, best_labels, split
+from helpers.base import ACTIVATIONS, Base, Classifier, Head, UpTo, best_labels, split
 from helpers.images import check_images
 from helpers.runtime import progress
 
@@ -137,40 +137,10 @@ def efficientnet_lite0() -> Classifier:
     return Classifier(base, Head(model.forward_head, model), imagenet_labels())
 
 
-class _Tap(nn.Module):
-    """A network cut at the last call of one layer (torchvision's ResNets call one ReLU twice).
-
-    forward runs it up to the input of that call; `_After` goes on from its output.
-    """
-
-    def __init__(self, model: nn.Module, layer: nn.Module, call: int) -> None:
-        super().__init__()
-        self.model, self.call = model, call
-        self.layer = [layer]  # in a list: it is already a part of the model
-
-    def forward(self, x: Tensor) -> Tensor:
-        calls = 0
-
-        def stop(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            nonlocal calls
-            calls += 1
-            if calls == self.call:
-                raise Stopped(inputs[0])
-
-        handle = self.layer[0].register_forward_pre_hook(stop)
-        try:
-            self.model(x)
-        except Stopped as stopped:
-            return stopped.args[0]
-        finally:
-            handle.remove()
-        raise RuntimeError("the tapped layer did not run")
-
-
 class _After(nn.Module):
     """The head of a tapped network: it runs on empty pictures, the layer's output replaced by the features."""
 
-    def __init__(self, tap: _Tap, size: int) -> None:
+    def __init__(self, tap: UpTo, size: int) -> None:
         super().__init__()
         self.tap, self.size = tap, size
 
@@ -213,7 +183,7 @@ def from_module(
     model.cpu()
     x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     name, module, call, scores = _find_layer(model, layer, (x - _colour(mean)) / _colour(std))
-    tap = _Tap(model, module, call)
+    tap = UpTo(model.__call__, model, module, call)  # bound, so that the weights are not registered twice
     base = Base(tap, module, mean=mean, std=std, size=size, name=f"{type(model).__name__} until {name}")
     head = _After(tap, size)
     if not torch.allclose(head(base.features(x)), scores, rtol=1e-3, atol=1e-5 * scores.abs().max().item()):
