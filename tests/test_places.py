@@ -1,7 +1,6 @@
 """The setup cell where readers run notebooks: a laptop, Colab, Kaggle; with and without the Internet.
 
-The places are rebuilt below a temporary folder: the cell's text is executed with /content and
-/kaggle moved there, and a stand-in for git on PATH copies the project, or fails as without a network.
+The places are those of places.py; whole notebooks run there with `make everywhere`.
 """
 
 import ast
@@ -11,7 +10,6 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
@@ -19,18 +17,10 @@ import matplotlib.pyplot as plt
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from places import COLAB, KAGGLE, LAYOUTS, ROOT, Place, code_cells, one_sentence
 
-ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
-COLAB = {"COLAB_RELEASE_TAG": "release-colab-external", "COLAB_GPU": "0"}
-KAGGLE = {"KAGGLE_KERNEL_RUN_TYPE": "Interactive", "KAGGLE_URL_BASE": "https://www.kaggle.com"}
 MARK = Path("helpers") / "attack.py"
-GIT = """#!/bin/sh
-echo "$@" >> "{log}"
-for last; do :; done
-[ -d "{source}" ] || {{ echo "fatal: unable to access: Could not resolve host" >&2; exit 128; }}
-cp -r "{source}" "$last"
-"""
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the stand-in for git is a shell script")
 
@@ -63,45 +53,6 @@ def packed(pack_kaggle: ModuleType, tmp_path_factory: pytest.TempPathFactory) ->
     return folder
 
 
-def code_cells(path: Path) -> list[str]:
-    return [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-
-
-@dataclass
-class Place:
-    """A machine below a temporary folder; what it runs."""
-
-    top: Path
-    log: Path
-    kept: list[dict[str, object]] = field(default_factory=list)  # as a kernel keeps them
-
-    def at(self, path: str) -> Path:
-        """A folder of this machine, made when missing."""
-        folder = self.top / path.lstrip("/")
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-
-    def run(self, text: str) -> dict[str, object]:
-        """Execute a setup cell as if the roots were this machine's; return its names."""
-        names: dict[str, object] = {}
-        exec(compile(self.moved(text), "setup", "exec"), names)
-        self.kept.append(names)
-        return names
-
-    def moved(self, text: str) -> str:
-        """A setup cell with its roots below this machine's."""
-        return re.sub(r'"(/kaggle|/content)', lambda m: f'"{self.top}{m[1]}', text)
-
-    def setup(self, notebook: Path = NOTEBOOKS[0]) -> Path:
-        """Where the setup cell of a notebook found the helpers."""
-        root = self.run(code_cells(notebook)[0])["root"]
-        assert isinstance(root, Path) and sys.path[0] == str(root)
-        return root
-
-    def clones(self) -> list[str]:
-        return self.log.read_text().splitlines() if self.log.exists() else []
-
-
 def helpers_there() -> list[str]:
     return [name for name in sys.modules if name.split(".")[0] == "helpers"]
 
@@ -125,10 +76,8 @@ def make_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Call
 
     def make(source: Path | None = None, **variables: str) -> Place:
         place = Place(tmp_path / "top", tmp_path / "git.log")
-        git = place.at("/usr/bin") / "git"
-        git.write_text(GIT.format(log=place.log, source=source or tmp_path / "nowhere"))
-        git.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{git.parent}{os.pathsep}{os.environ['PATH']}")
+        git = place.install_git(source or tmp_path / "nowhere")
+        monkeypatch.setenv("PATH", f"{git}{os.pathsep}{os.environ['PATH']}")
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
         return place
@@ -153,7 +102,7 @@ def small(tmp_path: Path) -> Path:
 def test_on_a_laptop_the_cell_looks_upwards(folder: str, make_place: Callable[..., Place], monkeypatch) -> None:
     place = make_place()
     monkeypatch.chdir(ROOT / folder)
-    assert place.setup() == ROOT and not place.clones()
+    assert place.setup(NOTEBOOKS[0]) == ROOT and not place.clones()
 
 
 def test_away_from_the_repository_one_sentence_tells_what_to_do(make_place: Callable[..., Place], monkeypatch) -> None:
@@ -164,18 +113,18 @@ def test_away_from_the_repository_one_sentence_tells_what_to_do(make_place: Call
 
 def assert_one_sentence(place: Place, remedy: str) -> None:
     with pytest.raises(SystemExit) as stopped:
-        place.setup()
+        place.setup(NOTEBOOKS[0])
     assert re.search(remedy, str(stopped.value)), stopped.value
-    assert len(re.findall(r"[.!?](?:\s|$)", str(stopped.value))) == 1
+    assert one_sentence(str(stopped.value))
 
 
 def test_on_colab_the_tag_is_cloned_once(make_place: Callable[..., Place], small: Path, monkeypatch) -> None:
     place = make_place(small, **COLAB)
     place.at("/content/sample_data")
     monkeypatch.chdir(place.at("/content"))
-    found = place.setup()
+    found = place.setup(NOTEBOOKS[0])
     assert found.parent == place.at("/content") and (found / MARK).is_file()
-    assert place.setup() == found, "the kernel was restarted"
+    assert place.setup(NOTEBOOKS[0]) == found, "the kernel was restarted"
     (call,) = place.clones()
     assert re.search(r"--depth=1 -b v\d+\.\d+\.\d+ https://github\.com/\S+/\S+ ", call)
 
@@ -196,15 +145,7 @@ def test_on_kaggle_the_clone_goes_where_results_are_kept(make_place: Callable[..
     place = make_place(small, **KAGGLE)
     place.at("/content"), place.at("/kaggle/input")
     monkeypatch.chdir(place.at("/kaggle/working"))
-    assert place.setup().parent == place.at("/kaggle/working")
-
-
-LAYOUTS = {
-    "slug": "/kaggle/input/zero-out-attack",
-    "owner and slug": "/kaggle/input/datasets/someone/zero-out-attack",
-    "a folder inside": "/kaggle/input/zero-out-attack/zero-out-attack-main",
-    "all of it": "/kaggle/input/datasets/someone/zero-out-attack/zero-out-attack-1.0.0",
-}
+    assert place.setup(NOTEBOOKS[0]).parent == place.at("/kaggle/working")
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -216,7 +157,7 @@ def test_an_attached_data_set_is_found(
     root = place.at(LAYOUTS[layout])
     (small / "helpers").rename(root / "helpers")
     monkeypatch.chdir(place.at("/kaggle/working"))
-    assert place.setup() == root and not place.clones()
+    assert place.setup(NOTEBOOKS[0]) == root and not place.clones()
 
 
 def test_another_package_of_that_name_does_not_come_first(
@@ -229,7 +170,7 @@ def test_another_package_of_that_name_does_not_come_first(
     sys.path.insert(0, str(other.parent))
     monkeypatch.chdir(small)
     (small / "helpers" / "__init__.py").touch()
-    place.setup()
+    place.setup(NOTEBOOKS[0])
     assert Path(str(importlib.import_module("helpers").__file__)).is_relative_to(small)
 
 
@@ -365,6 +306,34 @@ def test_a_single_file_differs_in_its_setup_cell_only(singles: list[Path]) -> No
         cells = [nbformat.read(p, as_version=4).cells for p in (path, ROOT / "notebooks" / path.name)]
         different = [ours for ours, theirs in zip(*cells, strict=True) if ours.source != theirs.source]
         assert [cell.metadata.tags for cell in different] == [["setup"]]
+
+
+def named(path: Path) -> set[Path]:
+    """What a notebook reads below data/: DATA / "defences" / "zero" and load_photos("test"), as far as written out."""
+    found = set()
+    for node in (node for text in code_cells(path)[1:] for node in ast.walk(ast.parse(text))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "load_photos":
+            found.add(Path("photos", ast.literal_eval(node.args[0])))
+        elif isinstance(node, ast.BinOp) and re.match(r"DATA / '[^']*'$", ast.unparse(node)):
+            found.add(Path(ast.literal_eval(node.right)))
+        elif isinstance(node, ast.BinOp) and (parts := re.match(r"DATA / '([^']*)' / '([^']*)'$", ast.unparse(node))):
+            found.add(Path(*parts.groups()))
+    return {path for path in found if not any(path in other.parents for other in found)}
+
+
+def test_a_single_file_carries_all_that_its_notebook_reads(
+    singles: list[Path], make_place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = make_place(None, ZERO_OUT_WEIGHTS=str(ROOT / "data" / "weights"))
+    monkeypatch.chdir(place.at("/home/reader"))
+    for path in singles:
+        forget_helpers()
+        root = place.setup(path)
+        assert named(path), path
+        for data in named(path):
+            files = [ROOT / "data" / data, *(ROOT / "data" / data).rglob("*")]
+            missing = [file for file in files if not (root / file.relative_to(ROOT)).exists()]
+            assert not missing, (path.name, missing)
 
 
 def from_server(path: Path, address: str) -> str:
