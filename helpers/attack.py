@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from helpers.certificate import Certificate, certify, count_nonzero, main, nonzero_and_margin, room
-from helpers.images import check_images, on_grid, to_grid
+from helpers.images import check_images, on_grid
 from helpers.networks import Base
+from helpers.walk import NORMS, Walk
 
 __all__ = ["Certificate", "Result", "certify", "hinge", "zero_out"]
 
 Loss = Callable[[Tensor, float], Tensor]
 OnStep = Callable[[int, Tensor, Tensor], None]
-SECOND_MOMENT = 0.99  # Adam's memory of squared gradients, in a run of some hundred steps
 CYCLE = 60  # steps of the first cycle of step sizes
 SPARE = 0.05  # share of the margin that must be reached before a picture counts as done
 
@@ -60,6 +60,7 @@ def zero_out(
     images: Tensor,
     *,
     eps: float = 8 / 255,
+    norm: str = "linf",
     steps: int = 150,
     step_size: float = 16 / 255,
     momentum: float = 0.9,
@@ -74,9 +75,10 @@ def zero_out(
     """Change each pixel by at most eps until every output of the base is exactly zero.
 
     images: (N, 3, H, W) in [0, 1] on the 8-bit grid; never modified. eps: budget per pixel in
-    units of [0, 1], rounded down to whole 1/255. steps: gradient steps at most. step_size: of
-    a cycle's first step, then falling (see `cosine`). momentum: Adam's first moment. margin: how
-    far below zero pre-activations are pushed. focus: growth per step of the weight of units that
+    units of [0, 1], rounded down to whole 1/255; norm "l2": length of a picture's whole change
+    in the same units. steps: gradient steps at most. step_size: of a cycle's first step, then
+    falling (see `cosine`). momentum: Adam's first moment. margin: how far below zero
+    pre-activations are pushed. focus: growth per step of the weight of units that
     are still awake (0: none). loss: (pre-activations, margin) -> loss of each unit.
     random_start: begin anywhere in the budget. autocast: search in bfloat16 (None: where the
     machine computes it natively); the verdict is always float32. on_step(step, images, nonzero)
@@ -87,8 +89,8 @@ def zero_out(
     its best rounded form is returned: fewest outputs, then largest margin. Raises ValueError
     or TypeError for bad input before any work.
     """
-    images = check_attack(base, images, eps, steps, step_size, momentum, margin, focus)
-    search = _Search(base, images, eps, margin, loss, autocast)
+    images = check_attack(base, images, eps, steps, step_size, momentum, margin, focus, norm)
+    search = _Search(base, images, eps, norm, margin, loss, autocast)
     if random_start:
         search.walk.scatter(seed)
     try:
@@ -124,7 +126,15 @@ def cosine(step: int, steps: int) -> float:
 
 
 def check_attack(
-    base: Base, images: Tensor, eps: float, steps: int, step_size: float, momentum: float, margin: float, focus: float
+    base: Base,
+    images: Tensor,
+    eps: float,
+    steps: int,
+    step_size: float,
+    momentum: float,
+    margin: float,
+    focus: float,
+    norm: str = "linf",
 ) -> Tensor:
     """Raise one clear error for bad input; return the images on the base's device."""
     check_images(images)
@@ -135,8 +145,12 @@ def check_attack(
         raise TypeError(f"base is a {type(base).__name__}, not a Base; {remedy}")
     if base.training:
         raise ValueError("the network is in training mode, so that its output is random; call base.eval()")
-    if not 0 <= eps <= 1:
+    if norm not in NORMS:
+        raise ValueError(f"norm is {norm!r}; give one of {', '.join(NORMS)}")
+    if norm == "linf" and not 0 <= eps <= 1:
         raise ValueError(f"eps is {eps}; it is a share of [0, 1], for example {min(abs(eps), 255):g}/255")
+    if not 0 <= eps < math.inf:
+        raise ValueError(f"eps is {eps}; in the norm l2 give a length of at least 0, for example 5")
     if 0 < eps < 0.999 / 255:
         raise ValueError(f"eps is {eps:g}, less than one of 255 grey levels; an 8-bit file cannot hold it")
     if not isinstance(steps, int) or steps < 0:
@@ -151,48 +165,11 @@ def check_attack(
     return images.to(base.mean.device)
 
 
-class Walk:
-    """Pictures on their way through the budget, eps around where they start, by Adam (Kingma & Ba 2015).
-
-    x: (N, 3, H, W), not rounded, always within the budget and [0, 1].
-    """
-
-    def __init__(self, images: Tensor, eps: float) -> None:
-        self.x = images.clone(memory_format=torch.channels_last)
-        budget = math.floor(eps * 255 + 1e-3) / 255
-        self.low, self.high = (self.x - budget).clamp_(min=0), (self.x + budget).clamp_(max=1)
-        self.first, self.second, self.moves = torch.zeros_like(self.x), torch.zeros_like(self.x), 0
-
-    def scatter(self, seed: int) -> None:
-        """Begin anywhere in the budget; the same place on every device."""
-        where = torch.rand(self.x.shape, generator=torch.Generator().manual_seed(seed)).to(self.x)
-        self.x.copy_(self.low + (self.high - self.low) * where)
-
-    def keep(self, places: list[int]) -> None:
-        """Drop the other pictures."""
-        for name in ("x", "low", "high", "first", "second"):
-            setattr(self, name, getattr(self, name)[places])
-
-    def move(self, slope: Tensor, rate: float, momentum: float, brake: float = 1.0) -> None:
-        """One step against the slope (N, 3, H, W): at first each pixel moves by about rate.
-
-        brake: share of its momentum that a pixel keeps when it runs into the edge of its budget.
-        """
-        self.moves += 1
-        self.first.lerp_(slope, 1 - momentum)
-        self.second.lerp_(slope.square(), 1 - SECOND_MOMENT)
-        scale = (self.second / (1 - SECOND_MOMENT**self.moves)).sqrt_().add_(1e-12)
-        self.x.addcdiv_(self.first, scale, value=-rate / (1 - momentum**self.moves))
-        if brake < 1:
-            self.first.mul_(torch.where((self.x < self.low) | (self.x > self.high), brake, 1.0))
-        torch.clamp(self.x, self.low, self.high, out=self.x)
-
-
 class _Search:
     """The pictures still in work, of which finished ones are dropped, and the best of each so far."""
 
     def __init__(
-        self, base: Base, images: Tensor, eps: float, margin: float, loss: Loss, autocast: bool | None
+        self, base: Base, images: Tensor, eps: float, norm: str, margin: float, loss: Loss, autocast: bool | None
     ) -> None:
         if base.threshold is None and loss is hinge:
             raise ValueError(
@@ -203,7 +180,7 @@ class _Search:
         self.threshold = base.threshold or 0.0
         self.device = images.device.type
         self.autocast = native_bfloat16(images.device) if autocast is None else autocast
-        self.walk, self.weight = Walk(images, eps), torch.ones((), device=images.device)
+        self.walk, self.weight = Walk(images, eps, norm), torch.ones((), device=images.device)
         self.alive = list(range(len(images)))
         self.outputs = math.prod(base.feature_shape)
         self.best = images.clone()
@@ -215,7 +192,7 @@ class _Search:
         """Forward on the rounded pixels; note the best. Return pre-activations and the loss's slope."""
         # The slope is taken at the rounded picture and applied to the unrounded one (straight-through
         # rounding): what counts is the file, and the count needs no forward pass of its own.
-        rounded = to_grid(self.walk.x).requires_grad_(need_slope)
+        rounded = self.walk.rounded().requires_grad_(need_slope)
         with torch.set_grad_enabled(need_slope), torch.autocast(self.device, torch.bfloat16, enabled=self.autocast):
             z = self.base.pre_activations(rounded)
         with torch.set_grad_enabled(need_slope):  # also where the caller has switched gradients off

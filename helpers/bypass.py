@@ -12,14 +12,13 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from helpers.attack import Walk, check_attack, hinge, native_bfloat16
+from helpers.attack import check_attack, hinge, native_bfloat16
 from helpers.base import Base
 from helpers.defences import POOLS, blur, jpeg, means, smaller
-from helpers.images import to_grid
+from helpers.walk import Walk
 
 View = Callable[[Tensor], Tensor]
 PictureLoss = Callable[[Tensor], Tensor]
-BRAKE = 0.5  # what a pixel gathers while it lies at an edge would hold it there when the slope turns
 
 
 def as_it_is(images: Tensor) -> Tensor:
@@ -62,14 +61,14 @@ def steer(
     autocast = native_bfloat16(device) if autocast is None else autocast
     walk = Walk(images, eps)
     for step in range(steps):
-        rounded = to_grid(walk.x).requires_grad_()
+        rounded = walk.rounded().requires_grad_()
         with torch.enable_grad():
             seen = views[step % len(views)](rounded)  # in full precision: only the network is searched in bfloat16
             with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
                 value = loss(seen)
             slope = torch.autograd.grad(value.sum(), rounded)[0]
-        walk.move(slope, step_size * (1 + math.cos(math.pi * step / steps)) / 2, momentum, BRAKE)
-    return to_grid(walk.x)
+        walk.move(slope, step_size * (1 + math.cos(math.pi * step / steps)) / 2, momentum)
+    return walk.rounded()
 
 
 def like(base: Base, donor: Tensor, ends: Sequence[int] = POOLS) -> PictureLoss:

@@ -23,7 +23,7 @@ from nets import (
 )
 from torch import Tensor, nn
 
-from helpers.attack import Result, Walk, certify, cosine, hinge, zero_out
+from helpers.attack import Result, _Search, certify, cosine, hinge, zero_out
 from helpers.base import Base, Classifier
 from helpers.certificate import nonzero_and_margin
 from helpers.images import on_grid
@@ -412,21 +412,21 @@ def test_step_sizes_stay_between_nothing_and_the_whole(steps: int) -> None:
     assert restarts <= math.log2(steps), "each cycle is twice as long as the one before"
 
 
-def test_a_pixel_that_runs_into_the_edge_of_its_budget_is_braked() -> None:
-    """Else what it gathers there would hold it when the slope turns."""
-    free, stopped = Walk(picture(100.0), 40 / 255), Walk(picture(100.0), 4 / 255)
-    slope = torch.ones_like(free.x)
-    for _ in range(8):  # 0.9 levels a step, so that the fifth runs into the edge
-        for walk in (free, stopped):
-            walk.move(slope, 0.9 / 255, 0.5, brake=0.5)
-    assert torch.equal(levels(free.x), levels(picture(92.8)))
-    assert torch.equal(levels(stopped.x), levels(picture(96.0)))
-    braked = 1 - 0.5**4
-    for _ in range(4):
-        braked = 0.5 * (0.5 * braked + 0.5)
-    assert stopped.first.unique().tolist() == pytest.approx([braked])
-    assert free.first.unique().tolist() == pytest.approx([1 - 0.5**8])
-    assert braked < 0.4
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_step_stays_on_its_device(norm: str) -> None:
+    """On torch's meta device, which holds no numbers, a tensor of the CPU or a copy to it raises."""
+    base = vgg16_base().to("meta")
+    images = torch.empty(2, 3, 224, 224, device="meta")
+    search = _Search(base, images, 8 / 255, norm, 1.0, hinge, autocast=False)
+    search.device = "cpu"  # autocast, which is off, does not know the meta device
+    for _ in range(2):
+        z, slope = search.look(need_slope=True)
+        search.move(z, slope, 0.1, 0.9, 1.0)
+    rounded, counts = search.now()
+    assert slope.device.type == rounded.device.type == counts.device.type == "meta"
+    assert slope.shape == images.shape
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        slope.cpu()  # so a hidden copy would have been seen
 
 
 def test_a_step_of_no_size_goes_nowhere() -> None:
