@@ -7,7 +7,7 @@ NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=600
 PAIRS := -n 2 --dist loadfile
 EXECUTE := --to notebook --execute --inplace --NotebookClient.store_widget_state=False
 
-.PHONY: help demo lab test notebooks bench everywhere kaggle single site publish clean
+.PHONY: help demo lab test notebooks bench peers everywhere kaggle single site publish clean
 
 help:
 	@echo "make demo       blind VGG-16: the Albatross demonstration, results in out/ (about two minutes)"
@@ -15,6 +15,7 @@ help:
 	@echo "make test       lint, helpers, and every notebook against its committed outputs"
 	@echo "make notebooks  execute all notebooks in place and write the outputs"
 	@echo "make bench      measure strength and speed of the attack (slow)"
+	@echo "make peers      ours beside other recipes, into data/bench/ (slow)"
 	@echo "make everywhere run whole notebooks in rebuilt Colab and Kaggle places, in single files, in empty folders (slow)"
 	@echo "make kaggle     pack a data set and the notebooks for Kaggle (OWNER=your Kaggle name)"
 	@echo "make single     notebooks that need no other file, in out/single/"
@@ -46,6 +47,10 @@ notebooks: .venv/.ready
 
 bench: .venv/.ready
 	$(BIN)/python tests/bench.py
+
+peers: .venv/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[bench]"
+	$(BIN)/python tests/peers.py
 
 everywhere: .venv/.ready
 	$(BIN)/python tests/everywhere.py
