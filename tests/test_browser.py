@@ -1,7 +1,8 @@
 """The sliders in a real browser: JupyterLab, headless Chromium, every slider moved, Play pressed.
 
 Needs selenium, jupyterlab and Chromium with its driver; skipped where one of them is missing.
-The notebook runs as a whole, in a copy: some minutes on two cores.
+The notebook runs as a whole, in a copy: some minutes on two cores. LAB_PYTHON=OTHER/bin/python runs
+JupyterLab and the kernel of another environment, for example one with ipywidgets 7.7.1.
 """
 
 import json
@@ -35,7 +36,12 @@ FLAGS = [
     "--disable-component-update", "--disable-sync", "--window-size=1400,1000",
 ]  # fmt: skip
 # (notebook, label of the button that starts its live computation, or "")
-NOTEBOOKS = [("03_activations", ""), ("04_sweeps", "Run")]
+NOTEBOOKS = [("03_activations", ""), ("04_sweeps", "Run"), ("05_defence", "")]
+PYTHON = os.environ.get("LAB_PYTHON", sys.executable)
+VERSIONS = """
+from importlib.metadata import version
+print(*(f"{name} {version(name)}" for name in ("ipywidgets", "jupyterlab", "jupyterlab-widgets")), sep=", ")
+"""
 SETTINGS = {  # all cells in the page, no news
     "notebook-extension/tracker": {"windowingMode": "none"},
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False},
@@ -84,7 +90,7 @@ def lab(tmp_path: Path) -> Iterator[str]:
     }
     environment = {**os.environ, **{name: str(tmp_path / place) for name, place in places.items()}}
     with open(tmp_path / "lab.log", "w") as log:
-        server = subprocess.Popen([sys.executable, *command], env=environment, stdout=log, stderr=log)
+        server = subprocess.Popen([PYTHON, *command], env=environment, stdout=log, stderr=log)
         try:
             wait_for(f"http://127.0.0.1:{port}/api/status?token={token}", server, tmp_path / "lab.log")
             yield f"http://127.0.0.1:{port}/lab/tree/{{}}.ipynb?token={token}"
@@ -125,7 +131,7 @@ def run_all(browser: webdriver.Chrome, address: str) -> None:
     ready = "const w = window.jupyterapp?.shell?.currentWidget; return !!(w?.sessionContext?.session?.kernel)"
     WebDriverWait(browser, 90).until(lambda b: b.execute_script(ready))
     browser.execute_script("window.jupyterapp.commands.execute('notebook:run-all-cells').then(r => window.ran = r)")
-    assert WebDriverWait(browser, 900, 1).until(lambda b: b.execute_script("return [window.ran]") != [None])
+    assert WebDriverWait(browser, 1800, 1).until(lambda b: b.execute_script("return [window.ran]") != [None])
     assert browser.execute_script("return window.ran") is True, "a cell failed"
 
 
@@ -182,3 +188,4 @@ def test_sliders_answer_in_jupyterlab(lab: str, browser: webdriver.Chrome, name:
     errors = find(browser, "[data-mime-type$='jupyter.error'], [data-mime-type$='jupyter.stderr']")
     assert not [error.text for error in errors]
     print(f"\n{name}: {len(images)} pictures, {len(times)} moves, median {statistics.median(times):.0f} ms")
+    print(subprocess.run([PYTHON, "-c", VERSIONS], capture_output=True, text=True, check=True).stdout.strip())
