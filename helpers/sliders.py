@@ -159,12 +159,14 @@ def laboratory(
     alt: str,
     stored: Callable[..., str] | None = None,
     start: Mapping[str, object] | None = None,
+    upload: str | None = None,
 ) -> None:
     """Menus over `choices`, a Run and a Save button, the picture and the verdict of the last trial.
 
     run: called with one value per menu, by name, and on_step. first: shown until something was
     run. stored: the same values -> a line of text at once, on each change of a menu. folder:
-    where Save writes. Nothing is answered while an attack runs; interrupting the kernel ends it
+    where Save writes. upload: a menu that gets an Upload button: a file of the reader's becomes its
+    last entry, with the file's bytes as value. Nothing is answered while an attack runs; interrupting the kernel ends it
     with the best picture so far.
     """
     menus = {
@@ -195,10 +197,38 @@ def laboratory(
     keep.on_click(lambda _: say(f"{last[0].text}\nwritten: {last[0].save(folder)}"))
     for menu in menus.values() if stored else ():
         menu.observe(lambda _: say(stored(**{name: menu.value for name, menu in menus.items()})), names="value")
-    page = widgets.VBox([*menus.values(), widgets.HBox([go, keep]), words, image])
+    buttons = [go, keep]
+    if upload is not None:
+        own = file_button()
+        own.observe(lambda _: _offer(menus[upload], own), names="value")
+        buttons.append(own)
+    page = widgets.VBox([*menus.values(), widgets.HBox(buttons), words, image])
     view = {"version_major": 2, "version_minor": 0, "model_id": page.model_id}
     content = {"application/vnd.jupyter.widget-view+json": view, "image/png": first.picture, "text/plain": alt}
     display(content, raw=True, metadata={"image/png": {"alt": alt}})
+
+
+def file_button() -> widgets.FileUpload:
+    """A button that takes one picture file of the reader's; read it with `uploaded`."""
+    return widgets.FileUpload(accept="image/*", multiple=False, description="Upload")
+
+
+def uploaded(button: widgets.FileUpload) -> tuple[str, bytes] | None:
+    """Name and bytes of the file that was chosen, or None."""
+    files = button.value
+    if not files:
+        return None
+    if isinstance(files, dict):  # ipywidgets 7: name -> file
+        name, file = list(files.items())[-1]
+        return name, bytes(file["content"])
+    return files[-1]["name"], bytes(files[-1]["content"])
+
+
+def _offer(menu: widgets.Dropdown, button: widgets.FileUpload) -> None:
+    """Choose the uploaded file in a menu, which then holds it as its last entry."""
+    if (file := uploaded(button)) is not None:
+        menu.options = [*(entry for entry in menu.options if not isinstance(entry, tuple)), file]
+        menu.value = file[1]
 
 
 def _paragraph(line: str) -> str:

@@ -153,6 +153,7 @@ def measure(base: Base, recipe: str, name: str, image: Tensor, steps: int) -> tu
     watched = Watched(base)
     x = RECIPES[recipe](watched, image, steps)
     seconds = time.perf_counter() - watched.start
+    base.eval()  # a library may have left it in training mode
     with tempfile.TemporaryDirectory() as folder:
         saved = load_image(save_png(x, Path(folder) / "x.png"))
     (left,), (margin,) = (t.tolist() for t in nonzero_and_margin(base, saved))
