@@ -13,7 +13,6 @@ import io
 import sys
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -335,7 +334,7 @@ class Lowered(nn.Module):
 
 
 def network(name: str, weights: str, image: Tensor) -> Base:
-    """The network of a row; a random one has no biases, so that half of its outputs are awake in any picture."""
+    """The network of a row; a random one starts with biases of 0, and half of its outputs are awake."""
     if weights == "bundled":
         return lite0().base
     # Else timm starts the last block of each ResNet at zero, which no trained one is.
@@ -392,7 +391,6 @@ TABLES = {
 
 def main() -> int:
     torch.set_num_threads(1)
-    Path(FOLDER).mkdir(exist_ok=True)
     for name in sys.argv[1:] or TABLES:
         if name not in TABLES:
             raise SystemExit(f"no table {name!r}; give some of {', '.join(TABLES)}")
