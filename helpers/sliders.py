@@ -166,8 +166,8 @@ def laboratory(
     run: called with one value per menu, by name, and on_step. first: shown until something was
     run. stored: the same values -> a line of text at once, on each change of a menu. folder:
     where Save writes. upload: a menu that gets an Upload button: a file of the reader's becomes its
-    last entry, with the file's bytes as value. Nothing is answered while an attack runs; interrupting the kernel ends it
-    with the best picture so far.
+    last entry, with the file's bytes as value. Nothing is answered while an attack runs;
+    interrupting the kernel ends it with the best picture so far.
     """
     menus = {
         name: widgets.Dropdown(options=list(values), value=(start or {}).get(name, values[0]), description=name)
@@ -208,6 +208,15 @@ def laboratory(
     display(content, raw=True, metadata={"image/png": {"alt": alt}})
 
 
+def choose_file() -> widgets.FileUpload:
+    """Show a button for a picture of the reader's and return it; viewers without a kernel see a line of text."""
+    button = file_button()
+    view = {"version_major": 2, "version_minor": 0, "model_id": button.model_id}
+    line = "(a button to upload a picture, where a kernel runs)"
+    display({"application/vnd.jupyter.widget-view+json": view, "text/plain": line}, raw=True)
+    return button
+
+
 def file_button() -> widgets.FileUpload:
     """A button that takes one picture file of the reader's; read it with `uploaded`."""
     return widgets.FileUpload(accept="image/*", multiple=False, description="Upload")
@@ -227,7 +236,8 @@ def uploaded(button: widgets.FileUpload) -> tuple[str, bytes] | None:
 def _offer(menu: widgets.Dropdown, button: widgets.FileUpload) -> None:
     """Choose the uploaded file in a menu, which then holds it as its last entry."""
     if (file := uploaded(button)) is not None:
-        menu.options = [*(entry for entry in menu.options if not isinstance(entry, tuple)), file]
+        pairs = [entry if isinstance(entry, tuple) else (str(entry), entry) for entry in menu.options]
+        menu.options = [*(pair for pair in pairs if not isinstance(pair[1], bytes)), file]
         menu.value = file[1]
 
 

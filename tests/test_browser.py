@@ -2,7 +2,8 @@
 
 Needs selenium, jupyterlab and Chromium with its driver; skipped where one of them is missing.
 The notebook runs as a whole, in a copy: some minutes on two cores. LAB_PYTHON=OTHER/bin/python runs
-JupyterLab and the kernel of another environment, for example one with ipywidgets 7.7.1.
+JupyterLab and the kernel of another environment, for example one with ipywidgets 7.7.1; LAB_ALL=1 adds
+notebooks 05 and 06.
 """
 
 import json
@@ -36,7 +37,9 @@ FLAGS = [
     "--disable-component-update", "--disable-sync", "--window-size=1400,1000",
 ]  # fmt: skip
 # (notebook, label of the button that starts its live computation, or "")
-NOTEBOOKS = [("03_activations", ""), ("04_sweeps", "Run"), ("05_defence", "")]
+NOTEBOOKS = [("03_activations", ""), ("04_sweeps", "Run")]
+if os.environ.get("LAB_ALL"):  # the same sliders over longer computations
+    NOTEBOOKS += [("05_defence", ""), ("06_bypass", "")]
 PYTHON = os.environ.get("LAB_PYTHON", sys.executable)
 VERSIONS = """
 from importlib.metadata import version

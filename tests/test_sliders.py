@@ -2,7 +2,10 @@
 
 import io
 import time
+import types
 from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
@@ -102,3 +105,55 @@ def test_a_move_over_feature_maps_answers_at_once() -> None:
 def test_bad_input_is_one_clear_error() -> None:
     with pytest.raises(ValueError, match="layer has no values"):
         sliders.browse({"layer": []}, lambda layer: b"", alt="")
+
+
+def upload_of(name: str, content: bytes, version: int) -> object:
+    """What a FileUpload's value is after a file was chosen, in ipywidgets 7 and 8."""
+    if version == 7:
+        return {name: {"metadata": {"name": name}, "content": content}}
+    return ({"name": name, "type": "image/png", "size": len(content), "content": memoryview(content)},)
+
+
+@pytest.mark.parametrize("version", [7, 8])
+def test_an_uploaded_file_is_read_in_both_versions(version: int) -> None:
+    button = types.SimpleNamespace(value=upload_of("me.png", b"pixels", version))
+    assert sliders.uploaded(button) == ("me.png", b"pixels")
+    button.value = {} if version == 7 else ()
+    assert sliders.uploaded(button) is None
+
+
+def test_the_button_for_a_file_has_a_line_for_viewers_without_a_kernel(shown: list) -> None:
+    button = sliders.choose_file()
+    (data, _) = shown[0]
+    assert "button to upload" in data["text/plain"]
+    assert data["application/vnd.jupyter.widget-view+json"]["model_id"] == button.model_id
+    assert sliders.uploaded(button) is None
+
+
+def test_the_laboratory_runs_on_an_uploaded_file(shown: list, made: list, tmp_path: Path) -> None:
+    given = []
+
+    def run(picture: object, on_step: object) -> None:
+        given.append(picture)
+        raise ValueError("seen")
+
+    first = sliders.Trial(sliders.encode(Image.new("RGB", (8, 8))), "nothing yet", None, None)
+    sliders.laboratory({"picture": ["cat"]}, run, first, folder=tmp_path, alt="A cat", upload="picture")
+    (menu,) = (w for w in made if isinstance(w, widgets.Dropdown))
+    (button,) = (w for w in made if isinstance(w, widgets.FileUpload))
+    go = next(w for w in made if isinstance(w, widgets.Button) and w.description == "Run")
+    for name, content in {"me.png": b"one", "you.png": b"two"}.items():
+        set_value(button, name, content)
+        assert menu.value == content and menu.label == name
+        go.click()
+    menu.value = "cat"
+    go.click()
+    assert given == [b"one", b"two", "cat"], "the last file takes the place of the one before"
+    assert len(menu.options) == 2
+
+
+def set_value(button: widgets.FileUpload, name: str, content: bytes) -> None:
+    """Choose a file, in the version that is installed."""
+    entry = {"name": name, "type": "image/png", "size": len(content), "content": content}
+    entry["last_modified"] = datetime.now(timezone.utc)
+    button.value = (entry,)

@@ -1,6 +1,7 @@
 """One pattern for all pictures: known budgets on tiny networks, whole levels, and one clear error."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from nets import SIZE, Counting, Fuse, levels, lowering, noise, picture, random_
 from torch import nn
 
 from helpers.base import Base
-from helpers.images import on_grid
+from helpers.images import DATA, load_image, on_grid
 from helpers.universal import add, universal
 
 SETTINGS = {"steps": 40, "batch": 2, "margin": 0.1, "autocast": False}
@@ -152,3 +153,10 @@ def test_a_network_without_a_flat_part_is_refused() -> None:
 def test_a_pattern_of_another_size_is_refused(pattern: object) -> None:
     with pytest.raises(ValueError, match=r"the pattern is .*; for these pictures give a tensor \(1, 3, 8, 8\)"):
         add(picture(100, 120), pattern)
+
+
+@pytest.mark.parametrize("path", sorted((DATA / "bench").glob("universal_*.png")), ids=lambda path: path.stem)
+def test_stored_patterns_are_within_the_budget_of_their_name(path: Path) -> None:
+    """universal_<photos>_<eps>.png holds a pattern + 128."""
+    pattern = levels(load_image(path)) - 128
+    assert pattern.abs().max() == int(path.stem.split("_")[2]) and pattern.shape == (1, 3, 224, 224)

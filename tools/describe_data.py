@@ -37,6 +37,9 @@ SOURCES = {
     "zero_calibration/, through filters zero_filtered/, on another network zero_elsewhere/. Constant-out: "
     "alike/ through filters, alike_unfiltered/ without. sanity.csv: how near the donor steering comes. GPL-2, as "
     "the photos",
+    "bench/": "how far the attack carries, one row a case (and the patterns of universal.csv, each + 128 as a PNG), "
+    "computed on photos of photos/ by tools/make_limits.py; the attack beside other recipes (peers*.csv) by "
+    "tests/peers.py and on all photos (strength*.csv) by tests/bench.py; MIT, as the code",
     "sweeps/": "results of the attack on pictures of images/, computed by tools/make_sweeps.py; MIT, as the code",
 }
 TOP = """# Data
@@ -50,6 +53,7 @@ licence; data files keep their own. This page is written by `tools/describe_data
 | images/ | single pictures, 224 x 224, PNG | `tools/make_images.py` |
 | defences/ | attacked photos for the notebooks on defence and bypass, lossless WebP | `tools/make_defences.py` |
 | sweeps/ | results of many attacks, one row each, with the versions that made them | `tools/make_sweeps.py` |
+| bench/ | tables on strength and limits, and the universal patterns | `tools/make_limits.py`, `tests/peers.py` |
 | photos/ | six classes for transfer learning, 224 x 224, JPEG, split by cut-out | `tools/make_images.py` |
 """
 

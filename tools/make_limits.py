@@ -138,7 +138,7 @@ def universal_row(cell: Row) -> list[Row]:
 
 def universal_table() -> None:
     cells = [("none", 0, 0), ("noise", 0, 16), ("noise", 0, 10)]
-    cells += [("pattern", 16, 16), ("pattern", 1, 16), ("pattern", 4, 16), ("pattern", 16, 10)]
+    cells += [("pattern", 16, 16), ("pattern", 1, 16), ("pattern", 4, 16), ("pattern", 16, 10), ("pattern", 126, 16)]
     fill("universal", [dict(zip(("kind", "photos", "eps"), cell, strict=True)) for cell in cells], universal_row)
 
 
