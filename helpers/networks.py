@@ -264,7 +264,8 @@ def train_head(
 
     images (N, 3, H, W) in [0, 1] with N labels. The features are averaged over positions
     and given to scikit-learn's LogisticRegression, in units of their mean length (c: inverse of
-    its regularisation). features: embed(base, images), where it is known already, saves the time.
+    its regularisation). features: embed(base, images), or its averages over positions (N, channels), where
+    they are known already, saves the time.
     Raises ValueError when the numbers differ or only one class is there.
     """
     check_images(images)
@@ -276,7 +277,8 @@ def train_head(
     features = embed(base, images) if features is None else features
     if len(features) != len(images):
         raise ValueError(f"{len(images)} pictures but features of {len(features)}; give embed(base, images)")
-    vectors = pool(features.unflatten(1, base.feature_shape))
+    averaged = features.shape[1] == base.feature_shape[0]
+    vectors = features if averaged else pool(features.unflatten(1, base.feature_shape))
     # One unit for all: dividing each vector by its own length would make nearly nothing as loud as a picture.
     unit = vectors.norm(dim=1).mean().clamp(min=1e-12)
     model = LogisticRegression(C=c, max_iter=5000, random_state=seed).fit((vectors / unit).numpy(), list(labels))

@@ -307,7 +307,10 @@ def test_a_trained_head_takes_features_that_are_known() -> None:
     features = embed(base, images)
     base.body.register_forward_pre_hook(lambda *_: pytest.fail("the features were computed again"))
     known = train_head(base, images, labels, features=features)
+    means = features.unflatten(1, base.feature_shape).mean((2, 3))
+    averaged = train_head(base, images, labels, features=means)
     base.body._forward_pre_hooks.clear()
+    assert torch.allclose(averaged.probabilities(images), known.probabilities(images), atol=1e-4)
     assert torch.equal(known.probabilities(images), train_head(base, images, labels).probabilities(images))
     with pytest.raises(ValueError, match="18 pictures but features of 17; give embed"):
         train_head(base, images, labels, features=features[1:])
