@@ -73,6 +73,12 @@ NOTEBOOKS = [
         "Which defence still stands when the attacker knows it?",
         "3",
     ),
+    Notebook(
+        "07_limits",
+        "Limits: how far does it go?",
+        "How does it compare, and where does it end?",
+        "1",
+    ),
 ]
 
 SETUP = f'''# Setup: finds the helpers here, on Colab and on Kaggle. Run this first.
