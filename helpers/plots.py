@@ -52,16 +52,16 @@ def show(figure: Figure, alt: str) -> None:
     full, picture = io.BytesIO(), io.BytesIO()
     figure.savefig(full, format="png")
     plt.close(figure)
-    _palette(Image.open(full).convert("RGB")).save(picture, format="png", optimize=True)
+    palette(Image.open(full).convert("RGB")).save(picture, format="png", optimize=True)
     content = {"image/png": picture.getvalue(), "text/plain": alt}
     display(content, raw=True, metadata={"image/png": {"alt": alt}})
 
 
-def _palette(colours: Image.Image) -> Image.Image:
+def palette(colours: Image.Image) -> Image.Image:
     """A picture in 255 dithered colours and pure white."""
-    palette = colours.quantize(255)
-    palette.putpalette([*palette.getpalette()[:765], 255, 255, 255])
-    drawn = colours.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
+    few = colours.quantize(255)
+    few.putpalette([*few.getpalette()[:765], 255, 255, 255])
+    drawn = colours.quantize(palette=few, dither=Image.Dither.FLOYDSTEINBERG)
     white = Image.fromarray((np.asarray(colours) == 255).all(2))
     drawn.paste(255, mask=white)  # Pillow's search for the nearest colour is coarse: the ground must stay white
     return drawn

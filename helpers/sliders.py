@@ -22,7 +22,7 @@ from torch import Tensor
 from helpers.attack import Certificate, Result, certify, zero_out
 from helpers.images import save_png
 from helpers.networks import Classifier
-from helpers.plots import curves, strip
+from helpers.plots import curves, palette, strip
 
 Drawable = Figure | Tensor | Image.Image
 
@@ -104,7 +104,7 @@ def browse(
     widgets.jslink((play, "value"), (first, "index"))
     rows = [widgets.HBox([play, first]), *list(sliders.values())[1:], image]
     view = {"version_major": 2, "version_minor": 0, "model_id": widgets.VBox(rows).model_id}
-    content = {"application/vnd.jupyter.widget-view+json": view, "image/png": as_png(still), "text/plain": alt}
+    content = {"application/vnd.jupyter.widget-view+json": view, "image/png": as_still(still), "text/plain": alt}
     display(content, raw=True, metadata={"image/png": {"alt": alt}})
 
 
@@ -112,10 +112,9 @@ def _now(sliders: Mapping[str, widgets.Widget], picture: Callable[..., bytes]) -
     return picture(**{name: slider.value for name, slider in sliders.items()})
 
 
-def as_png(content: bytes) -> bytes:
-    """The same picture as PNG bytes (a PNG file stays as it is)."""
-    picture = Image.open(io.BytesIO(content))
-    return content if picture.format == "PNG" else encode(picture)
+def as_still(content: bytes) -> bytes:
+    """The same picture as PNG bytes in 256 colours, for pages that no kernel runs: a third of the size."""
+    return encode(palette(Image.open(io.BytesIO(content)).convert("RGB")))
 
 
 @dataclass(frozen=True)
@@ -204,7 +203,11 @@ def laboratory(
         buttons.append(own)
     page = widgets.VBox([*menus.values(), widgets.HBox(buttons), words, image])
     view = {"version_major": 2, "version_minor": 0, "model_id": page.model_id}
-    content = {"application/vnd.jupyter.widget-view+json": view, "image/png": first.picture, "text/plain": alt}
+    content = {
+        "application/vnd.jupyter.widget-view+json": view,
+        "image/png": as_still(first.picture),
+        "text/plain": alt,
+    }
     display(content, raw=True, metadata={"image/png": {"alt": alt}})
 
 

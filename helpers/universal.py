@@ -1,4 +1,4 @@
-"""One pattern for all pictures: added to a picture that it never saw, it quiets the last layer.
+"""One pattern for many pictures: added to each of them, it quiets the last layer; in others it does little.
 
 Universal perturbations are due to Moosavi-Dezfooli et al. (2017), those that need no labels but only
 the activations of a network to Mopuri et al. (2017); here the hinge of the zero-out attack is lowered.

@@ -19,12 +19,13 @@ from torch import Tensor
 from helpers.attack import hinge, native_bfloat16, zero_out
 from helpers.base import Base
 from helpers.certificate import nonzero_and_margin
-from helpers.images import DATA, load_image, load_photos, save_png
+from helpers.images import DATA, load_image, load_photos, save_png, write_file
 from helpers.networks import Classifier, embed, train_head, vgg16_base
 from helpers.runtime import environment
 
 STEPS = {16: 150, 12: 150, 8: 150, 6: 250, 4: 400}  # at most, per budget in 1/255
 OUT = Path(__file__).resolve().parents[1] / "out" / "bench"
+TABLE = DATA / "bench" / "strength.csv"
 
 
 def pictures(count: int) -> tuple[list[str], Tensor]:
@@ -53,17 +54,16 @@ def measure(base: Base, classifier: Classifier, name: str, image: Tensor, eps: i
 
 
 def strength(base: Base, classifier: Classifier, given: argparse.Namespace) -> pd.DataFrame:
-    """One row per picture and budget, written to out/bench/ as soon as it is known."""
+    """One row per picture and budget, written to data/bench/ as soon as it is known."""
     titles, images = pictures(given.pictures)
-    path = OUT / "strength.csv"
-    rows = pd.read_csv(path).to_dict("records") if given.more and path.exists() else []
+    rows = pd.read_csv(TABLE).to_dict("records") if given.more and TABLE.exists() else []
     known = {(row["eps"], row["picture"]) for row in rows}
     for eps in given.eps:
         for name, image in list(zip(titles, images.split(1), strict=True))[: given.first]:
             if (eps, name) in known:
                 continue
             rows.append(measure(base, classifier, name, image, eps))
-            pd.DataFrame(rows).to_csv(path, index=False)
+            write_file(TABLE, pd.DataFrame(rows).to_csv(index=False).encode())
             print({k: round(v, 4) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
     return pd.DataFrame(rows)
 
@@ -120,7 +120,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=52, help="photos of the test split, beside the single pictures")
     parser.add_argument("--eps", type=int, nargs="+", default=[16, 8, 4], choices=STEPS, help="budgets in 1/255")
     parser.add_argument("--first", type=int, help="only that many of all these pictures")
-    parser.add_argument("--more", action="store_true", help="go on with the table in out/bench; same attack, please")
+    parser.add_argument("--more", action="store_true", help="go on with the table in data/bench; same attack, please")
     given = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
     print(environment())
