@@ -34,7 +34,7 @@ SOURCES = {
     "tuxpaint-stamps-default 2022.06.04, on photographs from mate-backgrounds 1.26.0 (GPL-2+) and textures from "
     "scikit-image 0.26.0 (CC0); photos/index.csv names both for each file. The whole is under GPL-2",
     "defences/": "photos of photos/ after an attack, by tools/make_defences.py. Zero-out: zero/, of other photos "
-    "zero_calibration/, through filters zero_filtered/, on another network zero_elsewhere/. Constant-out: "
+    "zero_calibration/, through filters zero_filtered/. Constant-out: "
     "alike/ through filters, alike_unfiltered/ without. sanity.csv: how near the donor steering comes. GPL-2, as "
     "the photos",
     "bench/": "how far the attack carries, one row a case (and the patterns of universal.csv, each + 128 as a PNG), "

@@ -21,7 +21,7 @@ from helpers.attack import zero_out
 from helpers.base import Base
 from helpers.bypass import VIEWS, like, silent, steer
 from helpers.images import DATA, load_image, load_photos, write_file
-from helpers.networks import efficientnet_lite0, vgg16_base
+from helpers.networks import vgg16_base
 
 FOLDER = DATA / "defences"
 DONOR = 119  # of the training photos: a vehicle
@@ -71,8 +71,6 @@ def main() -> int:
     # Half of the steps above are on pictures without a filter; as many here.
     attack_all("alike_unfiltered", few, lambda x: steer(base, like(base, donor), x, steps=STEPS // 2))
     attack_all("zero_filtered", few, lambda x: steer(base, silent(base), x, views=VIEWS, steps=STEPS))
-    lite0 = efficientnet_lite0().base
-    attack_all("zero_elsewhere", few, lambda x: zero_out(lite0, x, margin=0.1).images)
     path = FOLDER / "sanity.csv"
     if not path.exists():
         table = sanity(base, photos[::21], donor)

@@ -26,7 +26,7 @@ from helpers.plots import ACCENT, INK, amplification, image_on, use_style
 
 EPS = 8 / 255
 STEPS = 150  # as in the README's table
-FRAMES = 24  # at most; the first and the last are held
+FRAMES = 16  # at most; the first and the last are held
 COLOURS, WHITE, GREY = 200, (255, 255, 255), (127, 127, 127)
 INCHES = (5.6, 2.35)  # 560 pixels wide
 Frame = tuple[int, Tensor, int]  # step, picture (3, H, W), outputs left
@@ -82,7 +82,7 @@ def animate(pictures: list[Image.Image]) -> bytes:
         for place, colour in ((COLOURS, WHITE), (COLOURS + 1, GREY)):  # Pillow's search for the nearest is coarse
             frame.paste(place, mask=Image.fromarray((np.abs(pixels - np.int16(colour)) <= 1).all(2)))
         frames.append(frame)
-    times = [1500, *[250] * (len(frames) - 2), 3000]  # milliseconds
+    times = [1500, *[350] * (len(frames) - 2), 3000]  # milliseconds
     content = io.BytesIO()
     frames[0].save(content, "GIF", save_all=True, append_images=frames[1:], duration=times, loop=0, optimize=True)
     return content.getvalue()
