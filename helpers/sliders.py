@@ -103,13 +103,20 @@ def browse(
     play = widgets.Play(value=first.index, min=0, max=len(first.options) - 1, interval=interval)
     widgets.jslink((play, "value"), (first, "index"))
     rows = [widgets.HBox([play, first]), *list(sliders.values())[1:], image]
-    view = {"version_major": 2, "version_minor": 0, "model_id": widgets.VBox(rows).model_id}
-    content = {"application/vnd.jupyter.widget-view+json": view, "image/png": as_still(still), "text/plain": alt}
-    display(content, raw=True, metadata={"image/png": {"alt": alt}})
+    present(widgets.VBox(rows), alt, still)
 
 
 def _now(sliders: Mapping[str, widgets.Widget], picture: Callable[..., bytes]) -> bytes:
     return picture(**{name: slider.value for name, slider in sliders.items()})
+
+
+def present(page: widgets.Widget, alt: str, still: bytes | None = None) -> None:
+    """Display a widget; viewers without a kernel see the still picture or, where there is none, the text."""
+    view = {"version_major": 2, "version_minor": 0, "model_id": page.model_id}
+    content = {"application/vnd.jupyter.widget-view+json": view, "text/plain": alt}
+    if still is not None:
+        content["image/png"] = as_still(still)
+    display(content, raw=True, metadata={"image/png": {"alt": alt}} if still is not None else {})
 
 
 def as_still(content: bytes) -> bytes:
@@ -202,21 +209,13 @@ def laboratory(
         own.observe(lambda _: _offer(menus[upload], own), names="value")
         buttons.append(own)
     page = widgets.VBox([*menus.values(), widgets.HBox(buttons), words, image])
-    view = {"version_major": 2, "version_minor": 0, "model_id": page.model_id}
-    content = {
-        "application/vnd.jupyter.widget-view+json": view,
-        "image/png": as_still(first.picture),
-        "text/plain": alt,
-    }
-    display(content, raw=True, metadata={"image/png": {"alt": alt}})
+    present(page, alt, first.picture)
 
 
 def choose_file() -> widgets.FileUpload:
     """Show a button for a picture of the reader's and return it; viewers without a kernel see a line of text."""
     button = file_button()
-    view = {"version_major": 2, "version_minor": 0, "model_id": button.model_id}
-    line = "(a button to upload a picture, where a kernel runs)"
-    display({"application/vnd.jupyter.widget-view+json": view, "text/plain": line}, raw=True)
+    present(button, "(a button to upload a picture, where a kernel runs)")
     return button
 
 

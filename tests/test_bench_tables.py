@@ -1,0 +1,44 @@
+"""The stored tables of notebook 07: complete, and a sample of them computed again."""
+
+import pandas as pd
+import pytest
+from bench import STEPS, pictures
+
+from helpers.attack import zero_out
+from helpers.base import Base
+from helpers.images import DATA
+
+FOLDER = DATA / "bench"
+
+
+@pytest.fixture(scope="module")
+def strength() -> pd.DataFrame:
+    return pd.read_csv(FOLDER / "strength.csv")
+
+
+def test_every_attack_of_the_table_kept_its_rules(strength: pd.DataFrame) -> None:
+    assert not strength.duplicated(["eps", "picture"]).any()
+    assert (strength.steps <= strength.eps.map(STEPS)).all()
+    assert ((strength.left == 0) == (strength.margin >= 0)).all()
+    assert (strength[strength.left == 0]["norm ratio"] == 0).all()
+    whole = set(strength[strength.eps == 8].picture)
+    assert len(whole) >= 58 and whole == set(strength[strength.eps == 16].picture)
+
+
+def test_a_row_of_the_table_is_computed_again(strength: pd.DataFrame, vgg: Base) -> None:
+    """The quickest one, so that it takes seconds; on another processor steps differ a little."""
+    row = strength[(strength.eps == 16) & (strength.left == 0)].sort_values("steps").iloc[0]
+    titles, images = pictures(52)
+    image = images[[titles.index(row.picture)]]
+    result = zero_out(vgg, image, eps=16 / 255, steps=STEPS[16])
+    assert result.nonzero == [0]
+    assert result.steps[0] <= 2 * row.steps
+
+
+def test_every_recipe_ran_on_every_photo_that_is_compared() -> None:
+    peers = pd.read_csv(FOLDER / "peers.csv")
+    steps = pd.read_csv(FOLDER / "peers_steps.csv")
+    assert not peers.duplicated(["recipe", "photo"]).any()
+    assert peers.recipe.nunique() == 7 and peers.linf.max() <= 8
+    last = steps.groupby(["recipe", "photo"]).step.max()
+    assert len(last) == len(peers)
