@@ -315,7 +315,8 @@ def test_the_laboratory_runs_saves_and_survives_errors(tmp_path: Path, monkeypat
     menu = next(w for w in seen if isinstance(w, widgets.Dropdown))
     go, keep = (w for w in seen if isinstance(w, widgets.Button))
     image, words = (next(w for w in seen if isinstance(w, kind)) for kind in (widgets.Image, widgets.HTML))
-    assert shown[0]["image/png"] == bytes(image.value) == first.picture and shown[0]["text/plain"] == "A test"
+    assert shown[0]["image/png"] == sliders.as_still(first.picture) and shown[0]["text/plain"] == "A test"
+    assert bytes(image.value) == first.picture
     go.click()
     assert bytes(image.value) != first.picture and "not blind" in words.value and not go.disabled
     keep.click()
@@ -356,7 +357,7 @@ def test_stored_sweeps_are_of_the_bundled_files(vgg: Base) -> None:
 @pytest.mark.parametrize("eps, slack", [(16, 3), (4, 40)])
 def test_a_sample_of_the_stored_rows_computed_again(lite0: Classifier, eps: int, slack: int) -> None:
     """Another processor rounds otherwise, so counts agree within `slack` of 62,720 outputs."""
-    settings = {"eps": eps / 255, "steps": 60, "margin": 0.1}
+    settings = {"eps": eps / 255, "steps": 60, "margin": 0.3}
     stored = pick(read(DATA / "sweeps" / "lite0.csv"), **settings).set_index("picture")
     names = ["albatross", "coffee"]
     pictures = {name: load_image(DATA / "images" / f"{name}.png") for name in names}
