@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOKS := $(wildcard notebooks/*.ipynb notebooks/solutions/*.ipynb)
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=600
-# Two notebooks at a time on one thread each: faster than one on two.
+# Two files at a time on one thread each: faster than one on two.
 PAIRS := -n 2 --dist loadfile
 EXECUTE := --to notebook --execute --inplace --NotebookClient.store_widget_state=False
 
@@ -37,7 +37,7 @@ lab: .venv/.ready
 test: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PAIRS) tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(NBVAL) $(PAIRS) notebooks
 
 notebooks: .venv/.ready
