@@ -16,7 +16,7 @@ from torch import Tensor
 from helpers.certificate import Certificate, certify, count_nonzero, main, nonzero_and_margin, room
 from helpers.images import check_images, on_grid
 from helpers.networks import Base
-from helpers.walk import NORMS, Walk
+from helpers.walk import NORMS, Walk, half_cosine
 
 __all__ = ["Certificate", "Result", "certify", "hinge", "zero_out"]
 
@@ -122,7 +122,7 @@ def cosine(step: int, steps: int) -> float:
     while step >= start + length:
         start, length = start + length, 2 * length
     peak = 1 if start == 0 else 1 / 4
-    return peak * (1 + math.cos(math.pi * (step - start) / min(length, steps - start))) / 2
+    return peak * half_cosine(step - start, min(length, steps - start))
 
 
 def check_attack(

@@ -6,7 +6,6 @@ met by attacking through them (Athalye et al. 2018): one view of the picture per
 filter has no slope, that of the unfiltered picture.
 """
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from helpers.attack import check_attack, hinge, native_bfloat16
 from helpers.base import Base
 from helpers.defences import POOLS, blur, jpeg, means, smaller
-from helpers.walk import Walk
+from helpers.walk import Walk, half_cosine
 
 View = Callable[[Tensor], Tensor]
 PictureLoss = Callable[[Tensor], Tensor]
@@ -67,7 +66,7 @@ def steer(
             with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
                 value = loss(seen)
             slope = torch.autograd.grad(value.sum(), rounded)[0]
-        walk.move(slope, step_size * (1 + math.cos(math.pi * step / steps)) / 2, momentum)
+        walk.move(slope, step_size * half_cosine(step, steps), momentum)
     return walk.rounded()
 
 

@@ -4,8 +4,6 @@ Universal perturbations are due to Moosavi-Dezfooli et al. (2017), those that ne
 the activations of a network to Mopuri et al. (2017); here the hinge of the zero-out attack is lowered.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -13,7 +11,7 @@ from helpers.attack import OnStep, check_attack, hinge, native_bfloat16
 from helpers.base import Base
 from helpers.certificate import count_nonzero
 from helpers.images import check_images, to_grid
-from helpers.walk import Walk
+from helpers.walk import Walk, half_cosine
 
 GREY = 128 / 255  # the walk starts here, so that a pattern is saved as a picture: itself + 128
 
@@ -62,7 +60,7 @@ def universal(
                 slope = torch.autograd.grad(hinge(z - base.threshold, margin).sum(), pattern)[0]
             if on_step is not None:
                 on_step(step, pattern.detach(), count_nonzero(base.rest(z.detach())))
-            walk.move(slope, step_size * (1 + math.cos(math.pi * step / steps)) / 2, momentum)
+            walk.move(slope, step_size * half_cosine(step, steps), momentum)
     except KeyboardInterrupt:
         pass
     return _pattern(walk)

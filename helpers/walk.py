@@ -12,6 +12,11 @@ SECOND_MOMENT = 0.99  # Adam's memory of squared gradients, in a run of some hun
 BRAKE = 0.5  # share of its momentum that a pixel keeps at an edge: all of it would hold it there when the slope turns
 
 
+def half_cosine(step: int, steps: int) -> float:
+    """Share of a step size that falls from 1 at step 0 to 0 at `steps` on half a cosine."""
+    return (1 + math.cos(math.pi * step / steps)) / 2
+
+
 class Walk:
     """Pictures that move, at most eps from where they start, by Adam (Kingma & Ba 2015).
 
@@ -24,7 +29,7 @@ class Walk:
         self.radius = None if norm == "linf" else eps
         budget = 1.0 if self.radius is not None else math.floor(eps * 255 + 1e-3) / 255
         self.low, self.high = (self.x - budget).clamp_(min=0), (self.x + budget).clamp_(max=1)
-        self.origin = self.x.clone() if self.radius is not None else self.x.new_empty(len(images))
+        self.origin = self.x.clone()
         self.first, self.second, self.moves = torch.zeros_like(self.x), torch.zeros_like(self.x), 0
 
     def scatter(self, seed: int) -> None:
@@ -45,15 +50,14 @@ class Walk:
         # Rounding each change towards nothing cannot make the root of all squares larger.
         return to_grid(self.origin + ((self.x - self.origin) * 255).trunc_() / 255)
 
-    def move(self, slope: Tensor, rate: float, momentum: float, brake: float = BRAKE) -> None:
+    def move(self, slope: Tensor, rate: float, momentum: float) -> None:
         """One step against the slope (N, 3, H, W): at first each pixel moves by about rate."""
         self.moves += 1
         self.first.lerp_(slope, 1 - momentum)
         self.second.lerp_(slope.square(), 1 - SECOND_MOMENT)
         scale = (self.second / (1 - SECOND_MOMENT**self.moves)).sqrt_().add_(1e-12)
         self.x.addcdiv_(self.first, scale, value=-rate / (1 - momentum**self.moves))
-        if brake < 1:
-            self.first.mul_(torch.where((self.x < self.low) | (self.x > self.high), brake, 1.0))
+        self.first.mul_(torch.where((self.x < self.low) | (self.x > self.high), BRAKE, 1.0))
         torch.clamp(self.x, self.low, self.high, out=self.x)
         self._into_the_ball()
 

@@ -164,10 +164,10 @@ def measure(base: Base, recipe: str, name: str, image: Tensor, steps: int) -> tu
         "first zero at step": first, "seconds to first zero": watched.seconds[first] if first is not None else None,
         "seconds": seconds,
     }  # fmt: skip
-    trace = pd.DataFrame({"left": watched.left, "seconds": watched.seconds})
-    trace = trace.assign(recipe=recipe, photo=name, step=range(len(trace)))[
-        ["recipe", "photo", "step", "left", "seconds"]
-    ]
+    taken = range(len(watched.left))
+    trace = pd.DataFrame(
+        {"recipe": recipe, "photo": name, "step": taken, "left": watched.left, "seconds": watched.seconds}
+    )
     trace = trace[(trace.step % 5 == 0) | (trace.step == len(trace) - 1)]  # enough for a figure
     return row, trace.round({"seconds": 2})
 
@@ -182,15 +182,15 @@ def main() -> None:
     photos = dict(list(zip(titles, images.split(1), strict=True))[-given.photos :])
     table, traces = FOLDER / "peers.csv", FOLDER / "peers_steps.csv"
     rows = pd.read_csv(table) if table.exists() else pd.DataFrame(columns=["recipe", "photo"])
-    steps = [pd.read_csv(traces)] if traces.exists() else []
+    steps = pd.read_csv(traces) if traces.exists() else pd.DataFrame()
     for name, image in photos.items():
         for recipe in RECIPES:
             if ((rows.recipe == recipe) & (rows.photo == name)).any():
                 continue
             row, trace = measure(base, recipe, name, image, given.steps)
             rows = pd.concat([rows, pd.DataFrame([row])], ignore_index=True)
-            steps = [pd.concat([*steps, trace])]
-            write_file(traces, steps[0].to_csv(index=False).encode())
+            steps = pd.concat([steps, trace])
+            write_file(traces, steps.to_csv(index=False).encode())
             write_file(table, rows.to_csv(index=False).encode())
             print(row, flush=True)
     print(summary(rows).to_string(index=False))

@@ -26,7 +26,7 @@ def test_a_pixel_that_runs_into_the_edge_of_its_budget_is_braked() -> None:
     slope = torch.ones_like(free.x)
     for _ in range(8):  # 0.9 levels a step, so that the fifth runs into the edge
         for walk in (free, stopped):
-            walk.move(slope, 0.9 / 255, 0.5, brake=0.5)
+            walk.move(slope, 0.9 / 255, 0.5)
     assert torch.equal(levels(free.x), levels(picture(92.8)))
     assert torch.equal(levels(stopped.x), levels(picture(96.0)))
     braked = 1 - 0.5**4

@@ -23,7 +23,7 @@ from helpers.base import Base, Classifier
 from helpers.certificate import count_nonzero, nonzero_and_margin
 from helpers.defences import jpeg
 from helpers.images import DATA, difference, load_folder, load_image, load_photos, save_png, to_grid, write_file
-from helpers.networks import efficientnet_lite0, from_timm, train_head, vgg16_base
+from helpers.networks import efficientnet_lite0, embed, from_timm, train_head, vgg16_base
 from helpers.universal import add, universal
 
 FOLDER = DATA / "bench"
@@ -87,11 +87,6 @@ def speckle(shape: tuple[int, ...], levels: int) -> Tensor:
     return sign * levels / 255
 
 
-@torch.no_grad()
-def features_of(base: Base, images: Tensor) -> Tensor:
-    return torch.cat([base.features(image).flatten(1) for image in images.split(1)])
-
-
 # --- one pattern for all pictures --------------------------------------------------------------------
 
 UNIVERSAL_STEPS, UNIVERSAL_BATCH = 48, 4
@@ -117,14 +112,14 @@ def universal_row(cell: Row) -> list[Row]:
     """What a pattern does to 42 photos of the test split, and to those that it was made on."""
     pattern, head = pattern_of(cell), six_classes().head
     images, labels = evenly("test", 42)
-    features = features_of(vgg16(), add(images, pattern))
+    features = embed(vgg16(), add(images, pattern))
     scores = head(features.unflatten(1, vgg16().feature_shape))
     answers = [six_classes().labels[i] for i in scores.argmax(1).tolist()]
     (answer, times), *_ = Counter(answers).most_common(1)
     left = count_nonzero(features)
     own_zero, own_awake = "", ""
     if cell["photos"]:
-        own = count_nonzero(features_of(vgg16(), add(evenly("train", cell["photos"])[0], pattern)))
+        own = count_nonzero(embed(vgg16(), add(evenly("train", cell["photos"])[0], pattern)))
         own_zero, own_awake = int((own == 0).sum()), own.float().mean().item() / features.shape[1]
     return [
         {
@@ -229,6 +224,7 @@ CONDITIONS: dict[str, Callable[[Base, Tensor], Tensor]] = {
 }
 
 
+@functools.cache
 def blinded() -> Tensor:
     """The photos of data/defences/zero, checked to be within 8 grey levels of every second test photo."""
     images = load_folder(DATA / "defences" / "zero")
@@ -289,7 +285,7 @@ def transfer_rows(cell: Row) -> list[Row]:
     kinds = {"clean": clean, "noise": to_grid((clean + speckle(clean.shape, 8)).clamp(0, 1)), "blinded": images}
     rows, first = [], {}
     for kind, pictures in kinds.items():
-        features = features_of(base, pictures)
+        features = embed(base, pictures)
         scores = classifier.head(features.unflatten(1, base.feature_shape)) if classifier else None
         for n, (place, own) in enumerate(zip(places, features, strict=True)):
             answer = classifier.labels[scores[n].argmax()] if classifier else ""
@@ -363,7 +359,7 @@ def network_row(cell: Row) -> list[Row]:
     except ValueError as error:
         said = str(error)
         result = zero_out(base, image, loss=lambda z, margin: z**2, **settings)
-    ratio = (features_of(base, result.images).norm() / features.norm()).item()
+    ratio = (embed(base, result.images).norm() / features.norm()).item()
     ends, why = ENDINGS[cell["network"]]
     return [
         {
