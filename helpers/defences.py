@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as vision
 
 from helpers.base import Base
+from helpers.cache import kept
 from helpers.images import check_images, to_grid
 from helpers.runtime import progress
 
@@ -54,9 +55,14 @@ def means(base: Base, images: Tensor, ends: Sequence[int] = POOLS) -> tuple[Tens
 
 
 @torch.no_grad()
-def look(base: Base, images: Tensor, *, ends: Sequence[int] = POOLS, batch: int = 16) -> Reading:
-    """One forward pass over pictures (N, 3, H, W), for all heads and detectors."""
+def look(base: Base, images: Tensor, *, ends: Sequence[int] = POOLS, batch: int = 16, keep: bool = False) -> Reading:
+    """One forward pass over pictures (N, 3, H, W), for all heads and detectors.
+
+    keep: read it from out/kept/ when it was computed before, see cache.kept.
+    """
     check_images(images)
+    if keep:
+        return Reading(**kept(base, images, f"look {ends}", lambda: vars(look(base, images, ends=ends, batch=batch))))
     pieces = progress(images.split(batch), "looking at pictures: batch")
     parts = [means(base, piece.to(base.mean.device), ends) for piece in pieces]
     return Reading(*(torch.cat(part).cpu() for part in zip(*parts, strict=True)))

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from helpers import weights as files
 from helpers.base import ACTIVATIONS, Base, Classifier, Head, UpTo, best_labels, split
+from helpers.cache import kept
 from helpers.images import check_images
 from helpers.runtime import progress
 
@@ -250,9 +251,14 @@ def _find_layer(model: nn.Module, layer: str | None, x: Tensor) -> tuple[str, nn
 
 
 @torch.no_grad()
-def embed(base: Base, images: Tensor, batch: int = 16) -> Tensor:
-    """The features of many pictures (N, 3, H, W), flat: (N, 25,088) for VGG-16, on the CPU."""
+def embed(base: Base, images: Tensor, batch: int = 16, *, keep: bool = False) -> Tensor:
+    """The features of many pictures (N, 3, H, W), flat: (N, 25,088) for VGG-16, on the CPU.
+
+    keep: read them from out/kept/ when they were computed before, see cache.kept.
+    """
     check_images(images)
+    if keep:
+        return kept(base, images, "embed", lambda: {"features": embed(base, images, batch)})["features"]
     pieces = progress(images.split(batch), "features of pictures: batch")
     return torch.cat([base.features(piece.to(base.mean.device)).flatten(1).cpu() for piece in pieces])
 
