@@ -4,8 +4,10 @@ import math
 
 import pytest
 import torch
-from nets import levels, lowering, noise, picture, random_net
+from nets import SIZE, levels, lowering, noise, picture, random_net
+from torch import nn
 
+from helpers.base import Base
 from helpers.bypass import as_it_is, like, silent, steer, straight_through
 from helpers.defences import fewer_bits, look
 from helpers.images import on_grid
@@ -66,6 +68,14 @@ def test_silent_is_zero_exactly_where_the_margin_is_kept() -> None:
     base = lowering(90.5)
     assert silent(base, margin=1)(picture(89, 90, 91)).tolist()[0] == pytest.approx(0, abs=1e-2)
     assert silent(base, margin=1)(picture(92)).item() > 0
+
+
+def test_silent_counts_from_where_the_activation_is_flat() -> None:
+    """A Hardswish is exactly zero from -3 down: red level 97 with no margin."""
+    base = Base(lowering(100).body, nn.Hardswish(), size=SIZE)
+    assert silent(base, margin=0)(picture(97, 98)).tolist() == pytest.approx([0, SIZE * SIZE], abs=1e-2)
+    with pytest.raises(ValueError, match="no activation with a flat part"):
+        silent(Base(lowering(100).body, nn.SiLU(), size=SIZE))
 
 
 def test_views_are_taken_in_turn() -> None:
