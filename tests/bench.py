@@ -115,6 +115,30 @@ def overhead(base: Base, rounds: int = 7, steps: int = 10) -> float:
     return statistics.median(ratios)
 
 
+def batching(base: Base, rounds: int = 3, count: int = 16, steps: int = 5) -> float:
+    """Median ratio of one attack on a batch to attacks one by one, the two taken in turn."""
+    images = load_photos("train")[0][:count]
+    settings = {"eps": 1 / 255, "steps": steps}  # too few of either for a picture to finish
+    ratios = []
+    for _ in range(rounds):
+        together = seconds(lambda: zero_out(base, images, **settings))
+        alone = seconds(lambda: [zero_out(base, image, **settings) for image in images.split(1)])
+        ratios.append(together / alone)
+    return statistics.median(ratios)
+
+
+def memory(base: Base, count: int = 16) -> float:
+    """The peak of resident memory of the process after an attack, in units of that after bare steps before it."""
+    import resource  # not on Windows, where the tests read this file too
+
+    images = load_photos("train")[0][:count]
+    for _ in range(2):
+        bare_step(base, images)
+    bare = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    zero_out(base, images, eps=1 / 255, steps=3)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / bare
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pictures", type=int, default=52, help="photos of the test split, beside the single pictures")
@@ -126,6 +150,8 @@ def main() -> None:
     print(environment())
     base = vgg16_base()
     print(f"one step against a bare forward and backward: {overhead(base):.2f} x (median of 7 pairs of 10 steps)")
+    print(f"peak memory of an attack on 16 pictures against bare steps: {memory(base):.2f} x")
+    print(f"a batch of 16 against 16 attacks one by one: {batching(base):.2f} x (median of 3 pairs of 5 steps)")
     classifier = train_head(base, *load_photos("train"))
     print(summary(strength(base, classifier, given)).to_string(index=False))
 
