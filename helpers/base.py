@@ -59,6 +59,12 @@ class Base(nn.Module):
         """Pictures (N, 3, H, W) in [0, 1] -> last layer before its final ReLU (VGG-16: N, 512, 14, 14)."""
         return self.body((x - self.mean) / self.std)
 
+    def flat_below(self) -> float:
+        """The threshold, or a ValueError where the last activation has none."""
+        if self.threshold is None:
+            raise ValueError(f"{self.name} does not end in an activation with a flat part; its output is never zero")
+        return self.threshold
+
     def features(self, x: Tensor) -> Tensor:
         """Pictures (N, 3, H, W) in [0, 1] -> what a head receives (VGG-16: N, 512, 7, 7)."""
         return self.rest(self.pre_activations(x))

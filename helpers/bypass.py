@@ -88,6 +88,5 @@ def like(base: Base, donor: Tensor, ends: Sequence[int] = POOLS) -> PictureLoss:
 
 def silent(base: Base, margin: float = 1.0) -> PictureLoss:
     """The loss of the zero-out attack for any view: what all pre-activations lack to lie below their threshold."""
-    if (level := base.threshold) is None:
-        raise ValueError(f"{base.name} has no activation with a flat part at its end; give a base that ends in a ReLU")
-    return lambda x: hinge(base.pre_activations(x).float() - level, margin).flatten(1).sum(1)
+    threshold = base.flat_below()
+    return lambda x: hinge(base.pre_activations(x).float() - threshold, margin).flatten(1).sum(1)

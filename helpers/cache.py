@@ -39,6 +39,5 @@ def kept(base: Base, images: Tensor, what: str, compute: Callable[[], dict[str, 
         return load_file(path)
     result = compute()
     with contextlib.suppress(OSError):
-        path.parent.mkdir(exist_ok=True)
         write_file(path, save({name: tensor.contiguous() for name, tensor in result.items()}))
     return result

@@ -42,8 +42,7 @@ def universal(
     images = check_attack(base, images, eps, steps, step_size, momentum, margin, 0)
     if not isinstance(batch, int) or batch < 1:
         raise ValueError(f"batch is {batch!r}; give a whole number of pictures per step, 1 or more")
-    if base.threshold is None:
-        raise ValueError(f"{base.name} does not end in an activation with a flat part; its output is never zero")
+    threshold = base.flat_below()
     device = images.device
     autocast = native_bfloat16(device) if autocast is None else autocast
     walk = Walk(torch.full_like(images[:1], GREY), eps)
@@ -57,7 +56,7 @@ def universal(
             with torch.enable_grad():
                 with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
                     z = base.pre_activations((seen + pattern).clamp(0, 1)).float()
-                slope = torch.autograd.grad(hinge(z - base.threshold, margin).sum(), pattern)[0]
+                slope = torch.autograd.grad(hinge(z - threshold, margin).sum(), pattern)[0]
             if on_step is not None:
                 on_step(step, pattern.detach(), count_nonzero(base.rest(z.detach())))
             walk.move(slope, step_size * half_cosine(step, steps), momentum)

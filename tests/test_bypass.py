@@ -74,7 +74,7 @@ def test_silent_counts_from_where_the_activation_is_flat() -> None:
     """A Hardswish is exactly zero from -3 down: red level 97 with no margin."""
     base = Base(lowering(100).body, nn.Hardswish(), size=SIZE)
     assert silent(base, margin=0)(picture(97, 98)).tolist() == pytest.approx([0, SIZE * SIZE], abs=1e-2)
-    with pytest.raises(ValueError, match="no activation with a flat part"):
+    with pytest.raises(ValueError, match="does not end in an activation with a flat part"):
         silent(Base(lowering(100).body, nn.SiLU(), size=SIZE))
 
 
