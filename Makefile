@@ -3,8 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 NOTEBOOKS := $(wildcard notebooks/*.ipynb notebooks/solutions/*.ipynb)
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=600
-# Two files at a time on one thread each: faster than one on two.
-PAIRS := -n 2 --dist loadfile
+# Two files at a time on one thread each: faster than one on two. conftest.py says which.
+PAIRS := -n 2 --dist loadfile --no-loadscope-reorder
+# The C library keeps freed memory: by default it gives each large tensor back to the system and asks anew.
+KEEP := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456
 EXECUTE := --to notebook --execute --inplace --NotebookClient.store_widget_state=False
 
 .PHONY: help demo lab test notebooks bench peers everywhere kaggle single site publish clean
@@ -37,8 +39,7 @@ lab: .venv/.ready
 test: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(PAIRS) tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(NBVAL) $(PAIRS) notebooks
+	$(KEEP) OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(NBVAL) $(PAIRS) notebooks tests
 
 notebooks: .venv/.ready
 	$(BIN)/python tools/sync_notebooks.py
