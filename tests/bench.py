@@ -23,7 +23,7 @@ from helpers.images import DATA, load_image, load_photos, save_png, write_file
 from helpers.networks import Classifier, embed, train_head, vgg16_base
 from helpers.runtime import environment
 
-STEPS = {16: 150, 12: 150, 8: 150, 6: 250, 4: 400}  # at most, per budget in 1/255
+STEPS = {16: 150, 12: 150, 8: 400, 6: 250, 4: 400}  # at most, per budget in 1/255
 OUT = Path(__file__).resolve().parents[1] / "out" / "bench"
 TABLE = DATA / "bench" / "strength.csv"
 
