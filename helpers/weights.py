@@ -37,6 +37,9 @@ VGG16_BASE = WeightFile(
 EFFICIENTNET_LITE0 = WeightFile(
     "efficientnet_lite0.safetensors", "4bcfdeff2781e11b57e0132dd6c310eba0ada74941d3bf6b78a6591f119bdcc0"
 )
+VGG16_HARDENED = WeightFile(
+    "vgg16_hardened.safetensors", "19d6625c4c81286fd663ce15f5d7750bbff2753c1377c95ebc146a39c1984861"
+)
 KERAS_VGG16 = WeightFile(
     "vgg16_weights_tf_dim_ordering_tf_kernels.h5",
     "64373286793e3c8b2b4e3219cbf3544b",

