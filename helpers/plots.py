@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from IPython.display import display
 from matplotlib.axes import Axes
-from matplotlib.colors import PowerNorm, SymLogNorm, to_rgb
+from matplotlib.colors import Normalize, PowerNorm, SymLogNorm, TwoSlopeNorm, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from pandas import DataFrame
 from PIL import Image
 from torch import Tensor
@@ -21,6 +22,7 @@ WIDE, NARROW = 11.0, 6.0  # inches, the only two widths
 Prediction = Sequence[tuple[str, float]]
 LINES = ("-", "--", "-.", ":")  # beside the colour, for readers who do not see it
 INK, ACCENT, GRID = "#3f3f46", "#b45309", "#27272a"
+QUALITY = 94  # of the JPEGs that show pictures
 
 
 def use_style() -> None:
@@ -45,16 +47,32 @@ def use_style() -> None:
 
 
 def show(figure: Figure, alt: str) -> None:
-    """Display a figure as PNG with its alternative text, and close it.
-
-    Drawn with 256 colours, for display only: a third of the size, and notebooks stay below GitHub's limit.
-    """
-    full, picture = io.BytesIO(), io.BytesIO()
+    """Display a figure with its alternative text, and close it; small, so that notebooks stay below GitHub's limit."""
+    full = io.BytesIO()
+    photo = holds_photo(figure)
     figure.savefig(full, format="png")
     plt.close(figure)
-    palette(Image.open(full).convert("RGB")).save(picture, format="png", optimize=True)
-    content = {"image/png": picture.getvalue(), "text/plain": alt}
-    display(content, raw=True, metadata={"image/png": {"alt": alt}})
+    kind, content = for_display(Image.open(full).convert("RGB"), photo)
+    display({kind: content, "text/plain": alt}, raw=True, metadata={kind: {"alt": alt}})
+
+
+def holds_photo(figure: Figure) -> bool:
+    """Whether a figure shows a picture in colours of its own, not numbers on a colour map."""
+    return any(image.get_array().ndim == 3 for ax in figure.axes for image in ax.images)
+
+
+def for_display(colours: Image.Image, photo: bool) -> tuple[str, bytes]:
+    """The kind and the bytes of a picture as pages show it.
+
+    photo: a JPEG without colour subsampling, whose mean error is about one grey level; 256 colours
+    would be coarser than the attack. Everything else is drawn with 256 colours, a third of the size.
+    """
+    stream = io.BytesIO()
+    if photo:
+        colours.save(stream, format="jpeg", quality=QUALITY, subsampling=0, optimize=True)
+        return "image/jpeg", stream.getvalue()
+    palette(colours).save(stream, format="png", optimize=True)
+    return "image/png", stream.getvalue()
 
 
 def palette(colours: Image.Image) -> Image.Image:
@@ -80,7 +98,7 @@ def bars_on(ax: Axes, prediction: Prediction, title: str = "") -> None:
     values = [value for _, value in prediction]
     ax.barh(range(len(values)), values, color=ACCENT, height=0.34)
     for i, (name, value) in enumerate(prediction):
-        ax.text(0, i - 0.22, f"{name}  {value:.2g}" if value < 0.1 else f"{name}  {value:.2f}", va="bottom", fontsize=9)
+        ax.text(0, i - 0.19, f"{name}  {value:.2g}" if value < 0.1 else f"{name}  {value:.2f}", va="bottom", fontsize=9)
     ax.set(title=title, xlim=(0, 1), ylim=(len(values) - 0.7, -0.85), yticks=[], xticks=[0, 0.5, 1])
     ax.spines["left"].set_visible(False)
 
@@ -121,10 +139,11 @@ def strip(
 
 
 def pictures(images: Tensor | Sequence[Tensor], titles: Sequence[str], columns: int = 6) -> Figure:
-    """Many pictures (3, H, W) in rows, each with a title."""
-    rows = -(-len(images) // columns)
+    """Many pictures (3, H, W) in rows, each with a title; `columns` of them fill the page."""
     side = WIDE / columns
-    figure, axes = plt.subplots(rows, columns, figsize=(WIDE, rows * (side + 0.25)), squeeze=False)
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(columns * side, rows * (side + 0.25)), squeeze=False)
     for ax in axes.flat[len(images) :]:
         ax.set_axis_off()
     for ax, image, title in zip(axes.flat, images, titles, strict=False):
@@ -157,20 +176,33 @@ def curves(
     *,
     x: Sequence[float] | None = None,
     log: bool = False,
+    stairs: bool = False,
     title: str = "",
 ) -> Figure:
-    """One line per entry; log: a symmetric logarithmic axis, on which zero has a place."""
+    """One line per entry; log: a symmetric logarithmic axis, on which zero has a place; stairs: no slopes."""
     figure, ax = plt.subplots(figsize=(NARROW, 3.4))
     for i, (name, values) in enumerate(lines.items()):
-        ax.plot(range(len(values)) if x is None else x, values, LINES[i % len(LINES)], label=name)
+        places, drawn = range(len(values)) if x is None else x, "steps-post" if stairs else "default"
+        ax.plot(places, values, LINES[i % len(LINES)], label=name, drawstyle=drawn)
     if log:
-        ax.set_yscale("symlog", linthresh=1)
+        counts(ax, max(max(values) for values in lines.values()))
         ax.set_ylim(bottom=0)
     ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
     ax.grid(alpha=0.25)
     if len(lines) > 1:
         ax.legend()
     return figure
+
+
+def counts(ax: Axes, high: float, least: float = 1.0) -> None:
+    """A logarithmic y axis with a place for zero, up to `high`, linear below `least`; its ticks are plain numbers."""
+    decades = math.ceil(math.log10(max(high / least, 10)) + 1e-9)
+    few = (1, 2, 5) if decades <= 2 else (1,)
+    ticks = [0.0, *(least * part * 10**decade for decade in range(decades + 1) for part in few)]
+    ax.set_yscale("symlog", linthresh=least)
+    ax.yaxis.set_major_locator(FixedLocator([tick for tick in ticks if tick <= 1.7 * high or tick <= least]))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
 
 
 def contrast(change: Tensor) -> Tensor:
@@ -189,14 +221,25 @@ def wall(panels: Mapping[str, Tensor], across: int = 32, columns: int = 2) -> Fi
         picture = tiles.view(-1, across, h + 1, w + 1).transpose(1, 2).flatten(2).flatten(0, 1)[:-1, :-1]
         drawn = ax.imshow(picture.numpy(), cmap="magma", norm=PowerNorm(1 / 3, 0, high), interpolation="none")
         ax.set(title=name, xticks=[], yticks=[], facecolor=GRID)
-    figure.colorbar(drawn, ax=axes, shrink=0.8, pad=0.01)
+    figure.colorbar(drawn, ax=axes, shrink=0.8, pad=0.01, label="output (cube-root scale)")
     return figure
 
 
-def heat_map(table: DataFrame, xlabel: str, title: str = "", cmap: str = "viridis", high: float = 1.0) -> Figure:
-    """A table as coloured cells on a scale from 0 to `high`: its rows from top to bottom."""
+def heat_map(
+    table: DataFrame,
+    xlabel: str,
+    title: str = "",
+    cmap: str = "viridis",
+    high: float = 1.0,
+    centre: float | None = None,
+) -> Figure:
+    """A table as coloured cells on a scale from 0 to `high`: its rows from top to bottom.
+
+    centre: the value that gets the middle colour, for a diverging colour map.
+    """
     figure, ax = plt.subplots(figsize=(WIDE, 0.22 * len(table) + 1))
-    drawn = ax.imshow(table.to_numpy(), cmap=cmap, vmin=0, vmax=high, aspect="auto")
+    norm = Normalize(0, high) if centre is None else TwoSlopeNorm(centre, 0, high)
+    drawn = ax.imshow(table.to_numpy(), cmap=cmap, norm=norm, aspect="auto")
     ax.set(title=title, xlabel=xlabel, xticks=range(table.shape[1]), yticks=range(len(table)))
     ax.set_xticklabels(table.columns)
     ax.set_yticklabels(table.index)
@@ -210,7 +253,8 @@ def answers(
     """Pictures (3, H, W), each beside its best labels, `columns` such pairs in a row; None draws an empty frame."""
     rows, side = -(-len(images) // columns), WIDE / columns / 2.2
     ratios = [1, 1.2] * columns
-    size = (WIDE, rows * (side + 0.35))
+    lines = 0.28 * max(len(prediction) for prediction in predictions)  # inches: a bar below each label
+    size = (WIDE, rows * (max(side, lines) + 0.35))
     figure, axes = plt.subplots(rows, 2 * columns, figsize=size, squeeze=False, width_ratios=ratios)
     figure.get_layout_engine().set(h_pad=0.1)
     for ax in axes.flat[2 * len(images) :]:
@@ -269,10 +313,22 @@ def number_grid(table: DataFrame, xlabel: str, ylabel: str, title: str = "") -> 
     return figure
 
 
-def spread(panels: Mapping[str, Mapping[object, Sequence[float]]], ylabel: str, columns: int = 4) -> Figure:
+def spread(
+    panels: Mapping[str, Mapping[object, Sequence[float]]],
+    ylabel: str,
+    columns: int = 4,
+    *,
+    ordered: bool = True,
+    even: bool = True,
+    xlabel: str | Mapping[str, str] = "",
+    least: float = 1.0,
+) -> Figure:
     """One panel per setting: for each value a dot per picture, and a line through the medians.
 
-    The scale is logarithmic with a place for zero, and the same in all panels.
+    ordered=False: the values are names in no order; they are sorted by their medians, each of which is a
+    short bar, and no line joins them. even=False: values that are numbers stand where they lie on their
+    axis. xlabel: of all panels, or one per title. The scale is logarithmic with a place for zero, linear
+    below `least`, and the same in all panels.
     """
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
@@ -280,19 +336,24 @@ def spread(panels: Mapping[str, Mapping[object, Sequence[float]]], ylabel: str, 
     figure, axes = plt.subplots(rows, columns, figsize=(width, 2.9 * rows), squeeze=False, sharey=True)
     for ax in axes.flat[len(panels) :]:
         ax.set_axis_off()
+    high = max(max(numbers) for values in panels.values() for numbers in values.values())
     for ax, (title, values) in zip(axes.flat, panels.items(), strict=False):
-        places = range(len(values))
-        ax.plot(places, [statistics.median(numbers) for numbers in values.values()], "-", color=INK, linewidth=1)
+        if not ordered:
+            values = dict(sorted(values.items(), key=lambda entry: statistics.median(entry[1])))
+        places = list(range(len(values)) if even else values)
+        middles = [statistics.median(numbers) for numbers in values.values()]
+        style = {"linestyle": "-"} if ordered else {"linestyle": "", "marker": "_", "markersize": 16}
+        ax.plot(places, middles, color=INK, linewidth=1, **style)
         for place, numbers in zip(places, values.values(), strict=True):
             ax.plot([place] * len(numbers), numbers, "o", color=ACCENT, alpha=0.6, markersize=6)
         ax.set(title=title, xticks=places, xticklabels=[str(name) for name in values])
-        ax.set_yscale("symlog", linthresh=1)
+        ax.set_xlabel(xlabel if isinstance(xlabel, str) else xlabel.get(title, ""))
+        counts(ax, high, least)
         ax.margins(x=0.12)
         ax.grid(alpha=0.25)
         if any(len(str(name)) > 6 for name in values):
             plt.setp(ax.get_xticklabels(), rotation=35, ha="right", rotation_mode="anchor")
-    high = max(max(numbers) for values in panels.values() for numbers in values.values())
-    axes[0, 0].set_ylim(-0.3, 2 * high + 1)
+    axes[0, 0].set_ylim(-0.3 * least, 2 * high + least)
     for row in axes:
         row[0].set_ylabel(ylabel)
     return figure

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
+import numpy as np
 from IPython.display import display
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont
@@ -22,9 +23,11 @@ from torch import Tensor
 from helpers.attack import Certificate, Result, certify, zero_out
 from helpers.images import save_png
 from helpers.networks import Classifier
-from helpers.plots import curves, palette, strip
+from helpers.plots import curves, for_display, strip
 
 Drawable = Figure | Tensor | Image.Image
+BAR = 60  # pixels at the right of feature maps, for their colour scale
+COLOURS = 2000  # more than a drawing has with the soft edges of its lines, fewer than a photo has
 
 
 def encode(picture: Drawable, kind: str = "png") -> bytes:
@@ -52,17 +55,24 @@ def frames(pictures: Iterable[Drawable], kind: str = "png") -> list[bytes]:
 def map_picture(maps: Mapping[str, Tensor], high: float, side: int = 280, cmap: str = "viridis") -> Image.Image:
     """Titled feature maps (h, w) side by side on one colour scale from 0 to high, each side x side pixels.
 
-    Plain colours without matplotlib's figures: some milliseconds, so it can be drawn on each move.
+    At the right stands the scale. Plain colours without matplotlib's figures: some milliseconds, so it can
+    be drawn on each move.
     """
-    sheet = Image.new("RGB", (len(maps) * (side + 10) - 10, side + 24), "white")
+    sheet = Image.new("RGB", (len(maps) * (side + 10) + BAR, side + 24), "white")
     draw = ImageDraw.Draw(sheet)
     font = ImageFont.truetype(findfont("DejaVu Sans"), 14)
+    colours = plt.get_cmap(cmap)
     for place, (title, one) in enumerate(maps.items()):
         share = (one.detach().float().cpu() / max(high, 1e-9)).clamp(0, 1).numpy()
-        tile = Image.fromarray(plt.get_cmap(cmap)(share, bytes=True)).convert("RGB")
+        tile = Image.fromarray(colours(share, bytes=True)).convert("RGB")
         left = place * (side + 10)
         sheet.paste(tile.resize((side, side), Image.Resampling.NEAREST), (left, 24))
         draw.text((left + side / 2, 10), title, fill="black", font=font, anchor="mm")
+    left = len(maps) * (side + 10)
+    scale = Image.fromarray(colours(np.linspace(1, 0, side)[:, None], bytes=True)).convert("RGB")
+    sheet.paste(scale.resize((12, side)), (left, 24))
+    draw.text((left + 16, 24), f"{high:.3g}", fill="black", font=font, anchor="lt")
+    draw.text((left + 16, 24 + side), "0", fill="black", font=font, anchor="lb")
     return sheet
 
 
@@ -86,24 +96,26 @@ def browse(
     alt: str,
     start: Mapping[str, object] | None = None,
     interval: int = 250,
+    still: Figure | None = None,
 ) -> None:
     """Show sliders over `choices` and the picture they choose; the first slider has a Play button.
 
     picture: called with one value per entry, by name, must answer with the bytes of a PNG or
     JPEG picture within some 50 ms. start: the values at the beginning and of the still that
     viewers without a kernel show. alt: one sentence for those who do not see it. interval:
-    milliseconds between the pictures while playing.
+    milliseconds between the pictures while playing. still: a figure of more than one choice, for
+    those viewers.
     """
     sliders = controls(choices, start)
     first = next(iter(sliders.values()))
-    still = _now(sliders, picture)
-    image = widgets.Image(value=still)
+    begin = _now(sliders, picture)
+    image = widgets.Image(value=begin)
     for slider in sliders.values():
         slider.observe(lambda _: setattr(image, "value", _now(sliders, picture)), names="value")
     play = widgets.Play(value=first.index, min=0, max=len(first.options) - 1, interval=interval)
     widgets.jslink((play, "value"), (first, "index"))
     rows = [widgets.HBox([play, first]), *list(sliders.values())[1:], image]
-    present(widgets.VBox(rows), alt, still)
+    present(widgets.VBox(rows), alt, begin if still is None else encode(still))
 
 
 def _now(sliders: Mapping[str, widgets.Widget], picture: Callable[..., bytes]) -> bytes:
@@ -113,15 +125,18 @@ def _now(sliders: Mapping[str, widgets.Widget], picture: Callable[..., bytes]) -
 def present(page: widgets.Widget, alt: str, still: bytes | None = None) -> None:
     """Display a widget; viewers without a kernel see the still picture or, where there is none, the text."""
     view = {"version_major": 2, "version_minor": 0, "model_id": page.model_id}
-    content = {"application/vnd.jupyter.widget-view+json": view, "text/plain": alt}
+    content: dict[str, object] = {"application/vnd.jupyter.widget-view+json": view, "text/plain": alt}
+    described = {}
     if still is not None:
-        content["image/png"] = as_still(still)
-    display(content, raw=True, metadata={"image/png": {"alt": alt}} if still is not None else {})
+        kind, small = as_still(still)
+        content[kind], described = small, {kind: {"alt": alt}}
+    display(content, raw=True, metadata=described)
 
 
-def as_still(content: bytes) -> bytes:
-    """The same picture as PNG bytes in 256 colours, for pages that no kernel runs: a third of the size."""
-    return encode(palette(Image.open(io.BytesIO(content)).convert("RGB")))
+def as_still(content: bytes) -> tuple[str, bytes]:
+    """Kind and bytes of the same picture for pages that no kernel runs, see plots.for_display."""
+    picture = Image.open(io.BytesIO(content)).convert("RGB")
+    return for_display(picture, photo=picture.getcolors(COLOURS) is None)
 
 
 @dataclass(frozen=True)

@@ -50,9 +50,9 @@ def adapted(cell: dict) -> dict:
     if "setup" in tags(cell):
         cell["metadata"]["tags"] = [*tags(cell), "hide-input"]
     for output in cell.get("outputs", []):
-        text = output.get("metadata", {}).get("image/png", {}).get("alt")
-        if text:
-            cell["metadata"]["mystnb"] = {"image": {"alt": text}}
+        for kind in ("image/png", "image/jpeg"):
+            if text := output.get("metadata", {}).get(kind, {}).get("alt"):
+                cell["metadata"]["mystnb"] = {"image": {"alt": text}}
     return cell
 
 

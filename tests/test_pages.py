@@ -99,7 +99,8 @@ def test_notebooks_on_the_site_fold_their_setup_and_describe_their_figures(path:
     (setup,) = [cell for cell in cells if "setup" in cell["metadata"].get("tags", [])]
     assert "hide-input" in setup["metadata"]["tags"]
     for cell in cells:
-        if any("image/png" in output.get("data", {}) for output in cell.get("outputs", [])):
+        kinds = {kind for output in cell.get("outputs", []) for kind in output.get("data", {})}
+        if {"image/png", "image/jpeg"} & kinds:
             assert len(cell["metadata"]["mystnb"]["image"]["alt"].split()) >= 4
 
 

@@ -1,4 +1,4 @@
-"""Figures show what they are given, on one scale, and reach the notebook as one PNG with a text."""
+"""Figures show what they are given, on one scale, and reach the notebook as one picture with a text."""
 
 import io
 
@@ -6,12 +6,27 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from nets import noise, picture, ramp
+from pandas import DataFrame
 from PIL import Image
 
 from helpers import plots
-from helpers.plots import amplification, bars_on, contrast, curves, feature_maps, pictures, show, strip, use_style
+from helpers.images import DATA, load_image
+from helpers.plots import (
+    amplification,
+    bars_on,
+    contrast,
+    curves,
+    feature_maps,
+    heat_map,
+    pictures,
+    show,
+    spread,
+    strip,
+    use_style,
+)
 
 BEFORE = [("albatross", 0.98), ("gull", 0.01), ("goose", 0.004)]
 AFTER = [("bucket", 0.0045), ("tub", 0.0044), ("hat", 0.0041)]
@@ -46,6 +61,29 @@ def test_show_displays_one_png_with_its_text_and_closes_the_figure(monkeypatch: 
         assert image.format == "PNG" and image.width == pytest.approx(600, abs=60)  # 6 inches, 100 dpi
         assert image.convert("RGB").getpixel((1, 1)) == (255, 255, 255)
     assert plt.get_fignums() == []
+
+
+def test_a_picture_is_shown_closer_than_the_budget_of_the_attack(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a JPEG: 256 colours would be off by up to 69 levels on the albatross, and by more than 8 in 4 % of pixels."""
+    shown = []
+    monkeypatch.setattr(plots, "display", lambda *given, **settings: shown.append((given, settings)))
+    figure = strip(load_image(DATA / "images/albatross.png"), load_image(DATA / "images/cat.png"), BEFORE, AFTER)
+    full = np.asarray(drawn(figure).convert("RGB"), int)
+    show(figure, "Two animals and what a network says.")
+    ((content,), settings) = shown[0]
+    assert set(content) == {"image/jpeg", "text/plain"}
+    assert settings["metadata"]["image/jpeg"]["alt"] == "Two animals and what a network says."
+    with Image.open(io.BytesIO(content["image/jpeg"])) as image:
+        assert image.format == "JPEG" and image.layer[0][1:3] == image.layer[1][1:3], "no colour subsampling"
+        gap = np.abs(np.asarray(image.convert("RGB"), int) - full)
+    assert gap.mean() < 1.5 and (gap.max(2) > 8).mean() < 0.02
+    assert plt.get_fignums() == []
+
+
+def test_numbers_on_a_colour_map_are_no_picture() -> None:
+    assert plots.holds_photo(pictures([picture(9.0)[0]], ["grey"]))
+    assert not plots.holds_photo(feature_maps({"maps": torch.rand(2, 4, 4)}))
+    assert not plots.holds_photo(curves({"a": [1, 2]}, "step", "outputs"))
 
 
 @pytest.mark.parametrize("level, factor", [(1, 50), (2, 50), (4, 30), (8, 10), (16, 5), (32, 3), (64, 2), (255, 1)])
@@ -90,6 +128,24 @@ def test_pictures_all_have_their_place_and_title(number: int, columns: int) -> N
     drawn(figure)
 
 
+def test_few_pictures_leave_no_blank_canvas() -> None:
+    two, four = pictures(noise(2), "ab", 4), pictures(noise(4), "abcd", 4)
+    assert two.get_figwidth() == four.get_figwidth() / 2 and two.get_figheight() == four.get_figheight()
+    assert len(two.axes) == 2
+
+
+@pytest.mark.parametrize("number, columns", [(5, 4), (6, 3), (3, 2)])
+def test_labels_do_not_run_into_the_bar_above(number: int, columns: int) -> None:
+    prediction = [(f"class {i}", 0.9 / (i + 1)) for i in range(number)]
+    figure = plots.answers(list(noise(columns)), [prediction] * columns, ["title"] * columns, columns)
+    figure.draw_without_rendering()
+    for ax in figure.axes[1::2]:
+        labels = [text.get_window_extent() for text in ax.texts]
+        bars = [bar.get_window_extent() for bar in ax.patches]
+        assert all(label.y1 <= bar.y0 + 1 for label, bar in zip(labels[1:], bars[:-1], strict=True))
+        assert all(label.y0 >= bar.y1 - 1 for label, bar in zip(labels, bars, strict=True))
+
+
 def test_feature_maps_share_one_scale() -> None:
     maps = {"before": torch.arange(8.0).view(2, 2, 2), "after": torch.zeros(2, 2, 2)}
     figure = feature_maps(maps, ["map 0", "map 1"])
@@ -115,6 +171,56 @@ def test_curves_draw_the_given_values() -> None:
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
     assert len({line.get_linestyle() for line in ax.lines}) == 2, "told apart without colours, too"
     drawn(figure)
+
+
+def test_ticks_of_counts_are_plain_numbers() -> None:
+    def ticks(high: float) -> list[str]:
+        figure = curves({"a": [high, 0]}, "step", "outputs left", log=True)
+        figure.draw_without_rendering()
+        return [label.get_text() for label in figure.axes[0].get_yticklabels()]
+
+    assert ticks(4) == ["0", "1", "2", "5"], "a dot at 4 can be read"
+    assert ticks(12) == ["0", "1", "2", "5", "10", "20"]
+    assert ticks(3000) == ["0", "1", "10", "100", "1,000"]
+
+
+def test_stairs_have_no_slopes() -> None:
+    figure = curves({"a": [0, 0.5, 1]}, "budget", "share", stairs=True)
+    assert figure.axes[0].lines[0].get_drawstyle() == "steps-post"
+
+
+def test_a_spread_joins_values_in_an_order_and_only_those() -> None:
+    values = {1: [90, 70], 2: [5, 9], 16: [0, 0]}
+    line, *dots = spread({"budget": values}, "outputs left", xlabel="grey levels").axes[0].lines
+    assert line.get_ydata().tolist() == [80, 7, 0] and line.get_linestyle() == "-"
+    assert [sorted(dot.get_ydata()) for dot in dots] == [sorted(numbers) for numbers in values.values()]
+    names = {"b": [9, 7], "a": [1, 1], "c": [0, 4]}
+    (ax,) = spread({"loss": names}, "outputs left", ordered=False).axes
+    assert ax.lines[0].get_linestyle() == "None" and ax.lines[0].get_ydata().tolist() == [1, 2, 8]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["a", "c", "b"]
+
+
+def test_a_spread_can_place_numbers_where_they_lie_and_name_its_axes() -> None:
+    panels = {"small": {1: [9], 2: [5], 16: [0]}, "large": {4: [7], 8: [0]}}
+    left, right = spread(panels, "outputs left", even=False, xlabel={"large": "budget"}).axes
+    assert left.lines[0].get_xdata().tolist() == [1, 2, 16]
+    assert (left.get_xlabel(), right.get_xlabel()) == ("", "budget")
+
+
+def test_a_spread_tells_a_small_share_from_zero() -> None:
+    figure = spread({"layer": {"pool4": [14.0], "pool5": [0.02, 0.0]}}, "% of outputs", least=0.01)
+    figure.draw_without_rendering()
+    (ax,) = figure.axes
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["0", "0.01", "0.1", "1", "10"]
+    zero, small = (ax.transData.transform((0, value))[1] for value in (0, 0.02))
+    assert small - zero > 10, "pixels"
+
+
+def test_a_heat_map_can_be_centred_on_a_value() -> None:
+    table = DataFrame({"0": [1.0, 0.2], "1": [1.4, 0.0]}, index=["conv", "pool"])
+    (image,) = heat_map(table, "step", cmap="PuOr", high=1.5, centre=1).axes[0].images
+    assert isinstance(image.norm, TwoSlopeNorm) and image.norm(1.0) == 0.5
+    assert heat_map(table, "step").axes[0].images[0].get_clim() == (0, 1)
 
 
 def test_a_single_curve_needs_no_legend() -> None:

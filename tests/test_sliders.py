@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from helpers import sliders
+from helpers.images import DATA, load_image
 
 
 def size_of(content: bytes) -> tuple[int, int]:
@@ -50,23 +51,34 @@ def test_encode_takes_figures_tensors_and_pictures() -> None:
     assert size_of(sliders.encode(Image.new("RGB", (5, 4)), "jpeg")) == (5, 4)
 
 
-def test_frames_are_made_once_and_a_still_is_a_small_png() -> None:
+def test_frames_are_made_once_and_a_still_is_small() -> None:
     made = sliders.frames([torch.zeros(3, 8, 8), torch.ones(3, 8, 8)], "jpeg")
     assert len(made) == 2 and made[0] != made[1]
-    photo = sliders.encode(torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0)))
-    still = Image.open(io.BytesIO(sliders.as_still(photo)))
-    assert still.format == "PNG" and still.mode == "P" and still.size == (64, 64)
-    assert len(sliders.as_still(photo)) < len(photo)
-    gap = np.asarray(still.convert("RGB"), int) - np.asarray(Image.open(io.BytesIO(photo)), int)
-    assert abs(gap).mean() < 30
+    photo = sliders.encode(load_image(DATA / "images" / "albatross.png"))
+    kind, content = sliders.as_still(photo)
+    still = Image.open(io.BytesIO(content))
+    assert kind == "image/jpeg" and still.format == "JPEG" and still.size == (224, 224)
+    assert len(content) < len(photo)
+    gap = np.abs(np.asarray(still, int) - np.asarray(Image.open(io.BytesIO(photo)), int))
+    assert gap.mean() < 1 and (gap.max(2) > 8).mean() < 0.02, "closer to the picture than the attack"
+
+
+def test_a_still_of_a_drawing_is_a_png_of_few_colours() -> None:
+    figure, ax = plt.subplots(figsize=(4, 3), dpi=100)
+    ax.plot([3, 1, 2], label="a line")
+    ax.legend()
+    for picture in (figure, sliders.map_picture({"a": torch.rand(9, 9)}, 1.0)):
+        kind, content = sliders.as_still(sliders.encode(picture))
+        assert kind == "image/png" and Image.open(io.BytesIO(content)).mode == "P"
 
 
 def test_maps_share_one_colour_scale() -> None:
     dark, bright = torch.zeros(2, 2), torch.full((2, 2), 5.0)
     sheet = sliders.map_picture({"a": dark, "b": bright}, high=5.0, side=40)
-    assert sheet.size == (90, 64)
+    assert sheet.size == (100 + sliders.BAR, 64)
     left, right = sheet.getpixel((20, 40)), sheet.getpixel((70, 40))
     assert left == (68, 1, 84) and right == (253, 231, 36)  # viridis from end to end
+    assert sheet.getpixel((105, 24)) == right and sheet.getpixel((105, 63)) == left, "the scale, 0 below"
     again = sliders.map_picture({"a": dark, "b": dark}, high=0.0, side=40)  # an empty layer is no error
     assert again.getpixel((20, 40)) == again.getpixel((70, 40)) == left
 
@@ -81,7 +93,7 @@ def test_browse_shows_a_widget_with_its_still(shown: list, made: list) -> None:
     )
     data, metadata = shown[0]
     assert data["text/plain"] == "Squares of grey" == metadata["image/png"]["alt"]
-    assert data["image/png"] == sliders.as_still(pictures[2, "a"])
+    assert data["image/png"] == sliders.as_still(pictures[2, "a"])[1]
     assert "application/vnd.jupyter.widget-view+json" in data
     image = next(w for w in made if isinstance(w, widgets.Image))
     step, name = (w for w in made if isinstance(w, widgets.SelectionSlider))
@@ -93,6 +105,14 @@ def test_browse_shows_a_widget_with_its_still(shown: list, made: list) -> None:
     assert bytes(image.value) == pictures[0, "b"]
     play = next(w for w in made if isinstance(w, widgets.Play))
     assert (play.min, play.value, play.max) == (0, 1, 2)
+
+
+def test_a_still_can_show_all_choices_at_once(shown: list, made: list) -> None:
+    figure, _ = plt.subplots(figsize=(3, 2), dpi=100)
+    one = sliders.encode(Image.new("RGB", (8, 8)))
+    sliders.browse({"step": [1, 2]}, lambda step: one, alt="All of them", still=figure)
+    assert size_of(shown[0][0]["image/png"]) == (300, 200)
+    assert bytes(next(w for w in made if isinstance(w, widgets.Image)).value) == one
 
 
 def test_a_move_over_feature_maps_answers_at_once() -> None:
