@@ -12,7 +12,7 @@ from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, PowerNorm, SymLogNorm, TwoSlopeNorm, to_rgb
 from matplotlib.figure import Figure
-from matplotlib.patches import Polygon
+from matplotlib.patches import Patch, Polygon
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from pandas import DataFrame
 from PIL import Image
@@ -22,6 +22,7 @@ WIDE, NARROW = 11.0, 6.0  # inches, the only two widths
 Prediction = Sequence[tuple[str, float]]
 LINES = ("-", "--", "-.", ":")  # beside the colour, for readers who do not see it
 INK, ACCENT, GRID = "#3f3f46", "#b45309", "#27272a"
+KINDS = {"picture": INK, "convolution": "#006ba4", "pooling": ACCENT}  # in `architecture`
 QUALITY = 94  # of the JPEGs that show pictures
 
 
@@ -271,14 +272,15 @@ def answers(
 
 
 def architecture(layers: Sequence[tuple[str, tuple[int, int, int]]]) -> Figure:
-    """A network as a row of blocks: (name, (channels, height, width)) of each layer's output, not to scale.
+    """A network as a row of blocks: (kind, (channels, height, width)) of each layer's output, not to scale.
 
     Height grows with the square root of the side, thickness with the logarithm of the
-    channels. Shapes stand where the side changes; pooling has the accent colour.
+    channels. Above each stands its name, by block and place; below, where it changes, the shape.
     """
-    figure, ax = plt.subplots(figsize=(WIDE, 4.2))
-    place, last = 0.0, 0
-    for name, (channels, height, _) in layers:
+    figure, ax = plt.subplots(figsize=(WIDE, 4.4))
+    place, last = 0.0, (0, 0)
+    names = layer_names([kind for kind, _ in layers])
+    for i, (kind, (channels, height, _)) in enumerate(layers):
         side, thick = height**0.5, 0.2 * math.log2(channels)
         depth, low = 0.25 * side, -side / 2
         x = [place, place + thick, place + thick + depth, place + depth]
@@ -286,17 +288,36 @@ def architecture(layers: Sequence[tuple[str, tuple[int, int, int]]]) -> Figure:
         front = [(x[0], y[0]), (x[1], y[0]), (x[1], y[2]), (x[0], y[2])]
         top = [(x[0], y[2]), (x[1], y[2]), (x[2], y[3]), (x[3], y[3])]
         right = [(x[1], y[0]), (x[2], y[1]), (x[2], y[3]), (x[1], y[2])]
-        colour = ACCENT if "Pool" in name else "#006ba4" if "Conv" in name else INK
+        colour = KINDS["pooling" if "Pool" in kind else "convolution" if "Conv" in kind else "picture"]
         for face, light in ((front, 0.0), (top, 0.6), (right, 0.4)):
             shade = [light + (1 - light) * part for part in to_rgb(colour)]
             ax.add_patch(Polygon(face, facecolor=shade, edgecolor="white", linewidth=0.8))
-        if height != last:
+        ax.text((x[2] + x[3]) / 2, y[3] + 0.3, names[i], rotation=60, fontsize=8, color=INK)
+        if ("Pool" not in kind and (channels, height) != last) or i + 1 == len(layers):
             ax.plot([place] * 2, [low - 0.2, -8.3], color="0.75", linewidth=0.8)
-            ax.text(place, -8.6, f"{height} x {height}\nx {channels}", va="top", fontsize=9, color=INK)
-        place, last = place + thick + 0.6 + 0.08 * side, height
-    ax.set(xlim=(-0.3, place + 1.6), ylim=(-10.4, 11.4), aspect="equal")
+            shape, side_of = f"{height} x {height}\nx {channels}", "left" if i else "right"
+            ax.text(place, -8.6, shape, ha=side_of, va="top", fontsize=9, color=INK)
+            last = channels, height
+        place = place + thick + 0.6 + 0.08 * side
+    ax.set(xlim=(-3, place + 1.6), ylim=(-10.4, 14.2), aspect="equal")
+    ax.legend(handles=[Patch(color=colour, label=name) for name, colour in KINDS.items()], loc="upper right")
     ax.set_axis_off()
     return figure
+
+
+def layer_names(kinds: Sequence[str]) -> list[str]:
+    """Names by block and place, as Simonyan & Zisserman (2015) give them: conv1_1, conv1_2, pool1, conv2_1, ..."""
+    names, block, place = [], 1, 0
+    for kind in kinds:
+        if "Pool" in kind:
+            names.append(f"pool{block}")
+            block, place = block + 1, 0
+        elif "Conv" in kind:
+            place += 1
+            names.append(f"conv{block}_{place}")
+        else:
+            names.append(kind)
+    return names
 
 
 def number_grid(table: DataFrame, xlabel: str, ylabel: str, title: str = "") -> Figure:

@@ -80,7 +80,25 @@ def test_a_picture_is_shown_closer_than_the_budget_of_the_attack(monkeypatch: py
     assert plt.get_fignums() == []
 
 
-def test_numbers_on_a_colour_map_are_no_picture() -> None:
+def test_the_architecture_names_its_layers_and_every_number_of_channels() -> None:
+    kinds = [
+        ("picture", 3, 8),
+        ("Conv2d", 4, 8),
+        ("Conv2d", 4, 8),
+        ("MaxPool2d", 4, 4),
+        ("Conv2d", 6, 4),
+        ("MaxPool2d", 6, 2),
+    ]
+    (ax,) = plots.architecture([(kind, (channels, side, side)) for kind, channels, side in kinds]).axes
+    texts = [text.get_text() for text in ax.texts]
+    assert [text for text in texts if " x " not in text] == [
+        "picture", "conv1_1", "conv1_2", "pool1", "conv2_1", "pool2",
+    ]  # fmt: skip
+    assert [text.split()[-1] for text in texts if " x " in text] == ["3", "4", "6", "6"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["picture", "convolution", "pooling"]
+
+
+def test_figures_leave_their_tensors_alones_on_a_colour_map_are_no_picture() -> None:
     assert plots.holds_photo(pictures([picture(9.0)[0]], ["grey"]))
     assert not plots.holds_photo(feature_maps({"maps": torch.rand(2, 4, 4)}))
     assert not plots.holds_photo(curves({"a": [1, 2]}, "step", "outputs"))
