@@ -14,6 +14,7 @@ from torch import Tensor
 from helpers.attack import check_attack, hinge, native_bfloat16
 from helpers.base import Base
 from helpers.defences import POOLS, blur, jpeg, means, smaller
+from helpers.images import check_images
 from helpers.walk import Walk, half_cosine
 
 View = Callable[[Tensor], Tensor]
@@ -75,12 +76,20 @@ def like(base: Base, donor: Tensor, ends: Sequence[int] = POOLS) -> PictureLoss:
 
     The sum, over layers on the way (see defences.means) and over the last one under and above its ReLU, of
     the squared distance of the mean activations, in units of the donor's; and of the length of its features.
+    Raises ValueError unless the donor is one picture that leaves something in each of them.
     """
+    if len(donor) != 1:
+        raise ValueError(f"the donor is {len(donor)} pictures; give one, of shape (1, 3, H, W)")
+    check_images(donor)
     with torch.no_grad():
-        targets = means(base, donor.to(base.mean.device), ends)
+        targets = vars(means(base, donor.to(base.mean.device), ends))
+    targets = {name: target for name, target in targets.items() if target.numel()}
+    if silent_parts := [name for name, target in targets.items() if not target.any()]:
+        raise ValueError(f"the donor leaves only zeros in {silent_parts[0]}; give an ordinary picture")
 
     def loss(x: Tensor) -> Tensor:
-        pairs = zip(means(base, x, ends), targets, strict=True)
+        now = vars(means(base, x, ends))
+        pairs = [(now[name], target) for name, target in targets.items()]
         return sum((y - target).square().reshape(len(x), -1).sum(1) / target.square().sum() for y, target in pairs)
 
     return loss

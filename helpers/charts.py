@@ -18,20 +18,26 @@ def dots(
     xlabel: str,
     high: float,
     *,
-    bars: DataFrame | None = None,
+    bars: Mapping[str, DataFrame] | None = None,
     marks: Mapping[str, float] | None = None,
+    connect: bool = True,
 ) -> Figure:
     """One row per row of a table, one kind of dot per column, on a scale from 0 to `high`.
 
-    marks: upright lines at these values, with their names. bars: two columns, a grey bar from the first to
-    the second of each row; without them, between the outermost dots.
+    The columns of a row lie a little below each other, so that equal values do not hide each other.
+    bars: for a column a table of two columns, a bar from the first to the second. marks: upright lines
+    at these values, with their names. connect: a grey line between the outermost dots of a row.
     """
     figure, ax = plt.subplots(figsize=(WIDE * 0.8, 0.36 * len(table) + 1.4))
-    places = np.arange(len(table))
-    low, high_end = (table.min(axis=1), table.max(axis=1)) if bars is None else (bars.iloc[:, 0], bars.iloc[:, 1])
-    ax.hlines(places, low, high_end, color="0.85", linewidth=2 if bars is None else 7, zorder=1)
-    for (name, values), (shape, colour) in zip(table.items(), MARKS, strict=False):
-        ax.plot(values, places, shape, color=colour, label=name, markersize=7)
+    places, count = np.arange(len(table)), len(table.columns)
+    if connect and bars is None:
+        ax.hlines(places, table.min(axis=1), table.max(axis=1), color="0.85", linewidth=2, zorder=1)
+    for i, ((name, values), (shape, colour)) in enumerate(zip(table.items(), MARKS, strict=False)):
+        height = places + (i - (count - 1) / 2) * min(0.22, 0.6 / count)
+        if bars is not None and name in bars:
+            ends = bars[name]
+            ax.hlines(height, ends.iloc[:, 0], ends.iloc[:, 1], color=colour, alpha=0.35, linewidth=3, zorder=1)
+        ax.plot(values, height, shape, color=colour, label=name, markersize=6)
     for name, value in (marks or {}).items():
         ax.axvline(value, color="0.6", linewidth=1, linestyle=":")
         ax.annotate(

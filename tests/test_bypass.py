@@ -56,12 +56,27 @@ def test_the_donor_is_at_no_distance_from_itself() -> None:
 
 def test_like_is_the_distance_of_the_readings() -> None:
     base, image, donor = random_net(), noise(), noise(seed=1)
-    one, other = look(base, image, ends=(2,)), look(base, donor, ends=(2,))
+    one, other = (look(base, x, ends=(2,), autocast=False) for x in (image, donor))
     wanted = sum(
         ((a - b).square().sum() / b.square().sum()).item()
         for a, b in ((getattr(one, n), getattr(other, n)) for n in ("middle", "under", "features", "length"))
     )
     assert like(base, donor, ends=(2,))(image).item() == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("donor", "message"), [(noise(2), "the donor is 2 pictures"), (noise() * 255, "before normalisation")]
+)
+def test_a_donor_is_one_picture(donor: torch.Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        like(random_net(), donor, ends=(2,))
+
+
+def test_a_silent_donor_is_refused() -> None:
+    base = Base(nn.Sequential(nn.Identity(), lowering(90.5).body), nn.ReLU(), size=SIZE)
+    with pytest.raises(ValueError, match="only zeros in features"):
+        like(base, picture(50), ends=())
+    assert like(base, picture(100), ends=())(picture(100)).item() == pytest.approx(0)
 
 
 def test_silent_is_zero_exactly_where_the_margin_is_kept() -> None:

@@ -26,8 +26,15 @@ def test_dots_draw_each_row_and_column_once() -> None:
 
 def test_dots_draw_given_intervals() -> None:
     table, ends = DataFrame({"caught": [0.5]}, index=["a"]), DataFrame({"low": [0.2], "high": [0.7]}, index=["a"])
-    (ax,) = dots(table, "share", 1, bars=ends).axes
+    (ax,) = dots(table, "share", 1, bars={"caught": ends}).axes
     assert ax.collections[0].get_segments()[0][:, 0].tolist() == [0.2, 0.7]
+
+
+def test_equal_values_do_not_hide_each_other() -> None:
+    (ax,) = dots(DataFrame({"a": [1], "b": [1], "c": [1]}, index=["x"]), "", 1, connect=False).axes
+    heights = [line.get_ydata()[0] for line in ax.get_lines()]
+    assert heights == sorted(set(heights)) and heights[1] == 0 and heights[-1] < 0.5
+    assert not ax.collections
 
 
 def test_histograms_count_every_value_on_common_edges() -> None:

@@ -1,6 +1,7 @@
 """Readings, filters and detectors on networks and numbers that can be checked by hand."""
 
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
+from helpers import defences
 from helpers.base import Base
 from helpers.defences import (
     FILTERS,
@@ -17,11 +19,13 @@ from helpers.defences import (
     Reading,
     fewer_bits,
     fit_head,
+    fit_readers,
+    fit_second_look,
     jpeg,
     look,
     median,
     probe,
-    second_look,
+    ridge,
     shrink_and_pad,
     smaller,
     views,
@@ -37,7 +41,7 @@ def plain_body() -> Base:
 
 
 def test_a_reading_holds_the_means_of_each_layer() -> None:
-    seen = look(plain_body(), picture(80, 100.5), ends=(1,))
+    seen = look(plain_body(), picture(80, 100.5), ends=(1,), autocast=False)
     assert torch.allclose(seen.under[:, 0], torch.tensor([-10.5, 10.0]), atol=1e-3)
     assert torch.allclose(seen.features[:, 0], torch.tensor([0.0, 10.0]), atol=1e-3)
     assert torch.allclose(seen.length, torch.tensor([0.0, 10.0 * SIZE]), atol=1e-2)
@@ -46,7 +50,7 @@ def test_a_reading_holds_the_means_of_each_layer() -> None:
 
 def test_batches_do_not_change_a_reading() -> None:
     images = noise(5)
-    one, many = look(random_net(), images, ends=(2,), batch=1), look(random_net(), images, ends=(2,), batch=5)
+    one, many = (look(random_net(), images, ends=(2,), batch=batch, autocast=False) for batch in (1, 5))
     for name in ("middle", "under", "features", "length"):
         assert torch.allclose(getattr(one, name), getattr(many, name), atol=1e-5)
 
@@ -54,9 +58,28 @@ def test_batches_do_not_change_a_reading() -> None:
 def test_a_reading_has_the_features_of_the_base() -> None:
     base, images = random_net(), noise(3)
     features = base.features(images)
-    seen = look(base, images, ends=())
+    seen = look(base, images, ends=(), autocast=False)
     assert torch.allclose(seen.features, features.mean((2, 3)), atol=1e-5)
     assert torch.allclose(seen.length, features.flatten(1).norm(dim=1), atol=1e-4)
+
+
+def test_bfloat16_reads_nearly_the_same_and_is_kept_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZERO_OUT_OUT", str(tmp_path))
+    base, images = random_net(), noise(4)
+    exact, coarse = (look(base, images, ends=(2,), keep=True, autocast=way) for way in (False, True))
+    assert len(list((tmp_path / "kept").iterdir())) == 2
+    assert torch.allclose(exact.features, coarse.features, rtol=0.05, atol=0.05)
+    assert not torch.equal(exact.features, coarse.features) and coarse.features.dtype == torch.float32
+    again = look(base, images, ends=(2,), keep=True, autocast=False)
+    assert torch.equal(again.under, exact.under)
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_by_default_the_machine_decides_on_bfloat16(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(defences, "native_bfloat16", lambda _: native)
+    base, images = random_net(), noise(4)
+    wanted = look(base, images, ends=(2,), autocast=native)
+    assert torch.equal(look(base, images, ends=(2,)).features, wanted.features)
 
 
 @pytest.mark.parametrize("ends", [(0,), (4,), (17, 24)])
@@ -84,6 +107,7 @@ def test_readers_keep_zero_at_zero() -> None:
     assert READERS["unit length"](nothing).eq(0).all() and READERS["as it was"](nothing).eq(0).all()
     assert READERS["under the ReLU"](nothing).norm(dim=1).allclose(torch.ones(2))
     assert READERS["several depths"](nothing).shape == (2, 8)
+    assert READERS["pool3 and pool4"](nothing) is nothing.middle
 
 
 def test_unit_length_makes_the_faintest_rest_as_loud_as_a_picture() -> None:
@@ -94,14 +118,47 @@ def test_unit_length_makes_the_faintest_rest_as_loud_as_a_picture() -> None:
 def test_fit_head_is_the_head_that_train_head_trains() -> None:
     base, images, labels = random_net(), noise(12), ["a", "b", "c"] * 4
     trained = train_head(base, images, labels)
-    fitted = fit_head(look(base, images, ends=()).features, labels)
-    given = fitted.predict_proba(look(base, images, ends=()).features.numpy())
+    features = look(base, images, ends=(), autocast=False).features
+    given = fit_head(features, labels).predict_proba(features.numpy())
     assert np.allclose(trained.probabilities(images).numpy(), given, atol=0.02)
 
 
 def test_the_second_look_is_taken_only_where_features_are_short() -> None:
-    seen = reading(torch.tensor([[5.0], [0.1]]))
-    assert second_look(np.array(["a", "a"]), np.array(["b", "b"]), seen, 1.0).tolist() == ["a", "b"]
+    """The photos say "b" behind the filter, and "a" without it."""
+    plain = reading(torch.tensor([[5.0, 1.0], [0.05, 0.01], [1.0, 5.0]]))
+    behind = reading(torch.tensor([[1.0, 5.0], [1.0, 5.0], [1.0, 5.0]]))
+    clean, labels = cloud(0)
+    first = fit_head(clean.features, labels)
+    second = fit_second_look("4 bits", first, clean, clean, labels, least=1.0)
+    assert second.answers({"no filter": plain, "4 bits": behind}).tolist() == ["a", "b", "b"]
+    never = fit_second_look("4 bits", first, clean, clean, labels, least=0.0)
+    assert never.answers({"no filter": plain, "4 bits": behind})[1] == "a"
+
+
+def test_the_head_of_the_second_look_learns_from_both() -> None:
+    """Behind the filter "a" points to (4, 6), nearer to "b": only who learnt from there knows."""
+    clean, labels = cloud(0)
+    moved = reading(torch.tensor([[4.0, 6.0], [1.0, 9.0]]).repeat(30, 1))
+    first = fit_head(clean.features, labels)
+    seen = {"no filter": clean, "4 bits": moved}
+    said = [fit_second_look("4 bits", first, clean, x, labels, least=99.0).answers(seen) for x in (clean, moved)]
+    assert said[0].tolist() == ["b"] * 60 and said[1].tolist() == labels
+
+
+def test_every_reader_gets_a_head() -> None:
+    clean, labels = cloud(0)
+    heads = fit_readers(clean, labels)
+    assert list(heads) == list(READERS)
+    for name in ("as it was", "unit length", "under the ReLU"):
+        assert (heads[name].predict(READERS[name](clean).numpy()) == np.array(labels)).mean() > 0.95
+
+
+def test_a_ridge_counts_in_units_of_the_spread() -> None:
+    """The second number decides, though it is a millionth of the first."""
+    wide = torch.randn(40, generator=torch.Generator().manual_seed(0)) * 1e3
+    narrow = torch.tensor([1e-3, -1e-3]).repeat(20)
+    head = ridge().fit(torch.stack([wide, narrow], 1).numpy(), ["a", "b"] * 20)
+    assert head.predict([[0.0, 1e-3], [0.0, -1e-3]]).tolist() == ["a", "b"]
 
 
 @pytest.mark.parametrize("name", FILTERS)

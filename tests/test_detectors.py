@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from helpers.defences import Reading, fit_head
-from helpers.detectors import SQUEEZERS, Detectors, Shape, judge, refused, thresholds
+from helpers.detectors import SQUEEZERS, Detectors, Shape, exact_interval, judge, refused, thresholds
 
 
 def reading(features: torch.Tensor) -> Reading:
@@ -35,8 +35,28 @@ def test_detectors_find_nothing_and_outliers_each_in_its_way(detectors: Detector
     nothing = refused(detect(reading(torch.zeros(1, 2)), detectors), limits).iloc[0]
     assert nothing[["largest probability", "entropy", "length of features"]].all()
     far = refused(detect(reading(torch.tensor([[99.0, 9.0]])), detectors), limits).iloc[0]
-    assert far[["Mahalanobis", "nearest neighbours", "Mahalanobis under ReLU"]].all()
+    assert far[["Mahalanobis", "raw distance", "Mahalanobis under ReLU"]].all()
     assert not far[["length of features", "largest probability", "feature squeezing"]].any()
+
+
+def test_nearest_neighbours_look_at_directions_and_count_to_the_k_th() -> None:
+    """Seven known directions, 0 to 60 degrees; the fifth nearest to 0 lies at 40, whatever the lengths."""
+    angles = torch.deg2rad(torch.arange(0, 70, 10.0))
+    known = reading(torch.stack([angles.cos(), angles.sin()], 1) * torch.arange(1, 8.0)[:, None])
+    labels = ["a", "b"] * 3 + ["a"]
+    detectors = Detectors(known, labels, fit_head(known.features, labels))
+    scores = detect(reading(torch.tensor([[100.0, 0.0], [0.01, 0.0]])), detectors)
+    chord = 2 * np.sin(np.deg2rad(40) / 2)
+    assert scores["nearest neighbours"].tolist() == pytest.approx([chord, chord], rel=1e-4)
+    assert scores["raw distance"].is_monotonic_decreasing
+    nothing = detect(reading(torch.zeros(1, 2)), detectors)
+    assert nothing["nearest neighbours"].item() == pytest.approx(2**0.5)
+
+
+def test_a_copy_of_a_known_picture_is_too_near(detectors: Detectors) -> None:
+    clean, _ = cloud(0)
+    given = detect(reading(torch.cat([clean.features[:1] * 3, torch.tensor([[5.0, 5.0]])])), detectors)
+    assert given["copy of a photo"].iloc[0] == pytest.approx(1, abs=1e-6) and given["copy of a photo"].iloc[1] < 0.99
 
 
 def test_feature_squeezing_sees_an_answer_that_wavers(detectors: Detectors) -> None:
@@ -70,5 +90,15 @@ def test_judge_on_separated_equal_and_reversed_scores() -> None:
     attacked = pd.DataFrame({"apart": [1.0] * 40, "same": np.arange(40.0), "reversed": [0.0] * 40})
     verdict = judge(clean, attacked, thresholds(clean))
     assert verdict.AUROC.round(3).tolist() == [1, 0.5, 0] and verdict.caught.round(3).tolist() == [1, 0.025, 0]
-    assert (verdict.low <= verdict.caught).all() and (verdict.caught <= verdict.high).all()
     assert verdict["false alarms"].max() <= 0.05
+    for what in ("AUROC", "caught", "false alarms"):
+        assert verdict[what].between(verdict[f"{what} low"], verdict[f"{what} high"]).all()
+    assert verdict["caught low"]["apart"] == pytest.approx(0.0250 ** (1 / 40), abs=1e-3)
+    assert 0.3 < verdict["AUROC low"]["same"] < 0.45 and verdict["AUROC high"]["apart"] == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("hits", "of", "low", "high"), [(0, 42, 0, 0.084), (42, 42, 0.916, 1), (1, 42, 0.001, 0.126), (8, 42, 0.086, 0.341)]
+)
+def test_exact_intervals_are_those_of_the_tables(hits: int, of: int, low: float, high: float) -> None:
+    assert exact_interval(hits, of) == pytest.approx((low, high), abs=6e-4)
