@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Polygon
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from pandas import DataFrame
-from PIL import Image
+from PIL import Image, ImageFile
 from torch import Tensor
 
 WIDE, NARROW = 11.0, 6.0  # inches, the only two widths
@@ -23,7 +23,7 @@ Prediction = Sequence[tuple[str, float]]
 LINES = ("-", "--", "-.", ":")  # beside the colour, for readers who do not see it
 INK, ACCENT, GRID = "#3f3f46", "#b45309", "#27272a"
 KINDS = {"picture": INK, "convolution": "#006ba4", "pooling": ACCENT}  # in `architecture`
-QUALITY = 94  # of the JPEGs that show pictures
+QUALITY, FEW = 92, 1000  # of the JPEGs that show pictures; colours that a drawing has at most
 
 
 def use_style() -> None:
@@ -69,21 +69,22 @@ def for_display(colours: Image.Image, photo: bool) -> tuple[str, bytes]:
     would be coarser than the attack. Everything else is drawn with 256 colours, a third of the size.
     """
     stream = io.BytesIO()
-    if photo:
-        colours.save(stream, format="jpeg", quality=QUALITY, subsampling=0, optimize=True)
+    if photo and colours.getcolors(FEW) is None:
+        room = 3 * colours.width * colours.height  # Pillow's buffer must hold an optimised JPEG of noise
+        ImageFile.MAXBLOCK = max(ImageFile.MAXBLOCK, room)
+        colours.save(stream, format="jpeg", quality=QUALITY, subsampling=0, optimize=True, progressive=True)
         return "image/jpeg", stream.getvalue()
     palette(colours).save(stream, format="png", optimize=True)
     return "image/png", stream.getvalue()
 
 
 def palette(colours: Image.Image) -> Image.Image:
-    """A picture in 255 dithered colours and pure white."""
-    few = colours.quantize(255)
-    few.putpalette([*few.getpalette()[:765], 255, 255, 255])
-    drawn = colours.quantize(palette=few, dither=Image.Dither.FLOYDSTEINBERG)
+    """A drawing in 255 colours, found by k-means and not dithered, and pure white."""
+    few = colours.quantize(255, method=Image.Quantize.MAXCOVERAGE, kmeans=1)
     white = Image.fromarray((np.asarray(colours) == 255).all(2))
-    drawn.paste(255, mask=white)  # Pillow's search for the nearest colour is coarse: the ground must stay white
-    return drawn
+    few.putpalette([*few.getpalette()[:765], *[0] * (765 - len(few.getpalette()[:765])), 255, 255, 255])
+    few.paste(255, mask=white)  # the ground must stay white
+    return few
 
 
 def image_on(ax: Axes, image: Tensor, title: str = "") -> None:

@@ -60,7 +60,7 @@ def test_frames_are_made_once_and_a_still_is_small() -> None:
     assert kind == "image/jpeg" and still.format == "JPEG" and still.size == (224, 224)
     assert len(content) < len(photo)
     gap = np.abs(np.asarray(still, int) - np.asarray(Image.open(io.BytesIO(photo)), int))
-    assert gap.mean() < 1 and (gap.max(2) > 8).mean() < 0.02, "closer to the picture than the attack"
+    assert gap.mean() < 1.2 and (gap.max(2) > 8).mean() < 0.02, "closer to the picture than the attack"
 
 
 def test_a_still_of_a_drawing_is_a_png_of_few_colours() -> None:
