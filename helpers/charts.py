@@ -51,7 +51,7 @@ def dots(
 
 
 def histograms(
-    groups: Mapping[str, Sequence[float]], xlabel: str, limit: float | None = None, bins: int = 24
+    groups: Mapping[str, Sequence[float]], xlabel: str, limit: float | None = None, bins: int = 24, title: str = ""
 ) -> Figure:
     """How often each value occurs in each group, on one scale; limit: an upright line."""
     edges = np.histogram_bin_edges(np.concatenate([np.asarray(values) for values in groups.values()]), bins)
@@ -60,7 +60,7 @@ def histograms(
         ax.hist(values, edges, label=name, facecolor=colour, alpha=0.55, edgecolor=GRID, linewidth=0.5, hatch=hatch)
     if limit is not None:
         ax.axvline(limit, color=INK, linestyle="--", label="threshold")
-    ax.set(xlabel=xlabel, ylabel="pictures")
+    ax.set(xlabel=xlabel, ylabel="pictures", title=title)
     ax.legend()
     return figure
 

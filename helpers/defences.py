@@ -64,7 +64,7 @@ def look(
     images: Tensor,
     *,
     ends: Sequence[int] = POOLS,
-    batch: int = 16,
+    batch: int = 2,
     keep: bool = False,
     autocast: bool | None = None,
 ) -> Reading:

@@ -40,7 +40,9 @@ class Detectors:
         logits = torch.from_numpy(logits)
         p, *squeezed = (self.head.predict_proba(seen[name].features.numpy()) for name in ("no filter", *SQUEEZERS))
         raw = torch.cdist(plain.features, self.known).topk(self.neighbours, largest=False).values
-        cosines = (_unit(plain.features) @ _unit(self.known).T).topk(self.neighbours).values
+        unit = _unit(plain.features)  # all zeros stay zeros, at a distance of 1 from everything
+        cosines = (unit @ _unit(self.known).T).topk(self.neighbours).values
+        squares = unit.square().sum(1) + 1 - 2 * cosines[:, -1]
         return pd.DataFrame(
             {
                 "largest probability": -p.max(1),
@@ -50,7 +52,7 @@ class Detectors:
                 "length of features": -plain.length,
                 "Mahalanobis": self.shapes["features"].distance(plain.features),
                 "raw distance": raw.mean(1),
-                "nearest neighbours": (2 - 2 * cosines[:, -1]).clamp(min=0).sqrt(),
+                "nearest neighbours": squares.clamp(min=0).sqrt(),
                 "copy of a photo": cosines[:, 0],
                 "Mahalanobis under ReLU": self.shapes["under"].distance(plain.under),
                 "feature squeezing": np.max([np.abs(p - other).sum(1) for other in squeezed], axis=0),

@@ -38,7 +38,8 @@ def test_equal_values_do_not_hide_each_other() -> None:
 
 
 def test_histograms_count_every_value_on_common_edges() -> None:
-    (ax,) = histograms({"clean": [1, 2, 3], "blinded": [0, 0]}, "length", limit=0.5).axes
+    (ax,) = histograms({"clean": [1, 2, 3], "blinded": [0, 0]}, "length", limit=0.5, title="t").axes
+    assert ax.get_title() == "t" and ax.get_xlabel() == "length"
     assert sum(patch.get_height() for patch in ax.patches) == 5
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["clean", "blinded", "threshold"]
 

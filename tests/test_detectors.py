@@ -50,7 +50,7 @@ def test_nearest_neighbours_look_at_directions_and_count_to_the_k_th() -> None:
     assert scores["nearest neighbours"].tolist() == pytest.approx([chord, chord], rel=1e-4)
     assert scores["raw distance"].is_monotonic_decreasing
     nothing = detect(reading(torch.zeros(1, 2)), detectors)
-    assert nothing["nearest neighbours"].item() == pytest.approx(2**0.5)
+    assert nothing["nearest neighbours"].item() == pytest.approx(1)
 
 
 def test_a_copy_of_a_known_picture_is_too_near(detectors: Detectors) -> None:
