@@ -187,7 +187,7 @@ def curves(
         places, drawn = range(len(values)) if x is None else x, "steps-post" if stairs else "default"
         ax.plot(places, values, LINES[i % len(LINES)], label=name, drawstyle=drawn)
     if log:
-        counts(ax, max(max(values) for values in lines.values()))
+        count_axis(ax, max(max(values) for values in lines.values()))
         ax.set_ylim(bottom=0)
     ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
     ax.grid(alpha=0.25)
@@ -196,7 +196,7 @@ def curves(
     return figure
 
 
-def counts(ax: Axes, high: float, least: float = 1.0) -> None:
+def count_axis(ax: Axes, high: float, least: float = 1.0) -> None:
     """A logarithmic y axis with a place for zero, up to `high`, linear below `least`; its ticks are plain numbers."""
     decades = math.ceil(math.log10(max(high / least, 10)) + 1e-9)
     few = (1, 2, 5) if decades <= 2 else (1,)
@@ -370,7 +370,7 @@ def spread(
             ax.plot([place] * len(numbers), numbers, "o", color=ACCENT, alpha=0.6, markersize=6)
         ax.set(title=title, xticks=places, xticklabels=[str(name) for name in values])
         ax.set_xlabel(xlabel if isinstance(xlabel, str) else xlabel.get(title, ""))
-        counts(ax, high, least)
+        count_axis(ax, high, least)
         ax.margins(x=0.12)
         ax.grid(alpha=0.25)
         if any(len(str(name)) > 6 for name in values):
