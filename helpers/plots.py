@@ -361,7 +361,7 @@ def spread(
     high = max(max(numbers) for values in panels.values() for numbers in values.values())
     for ax, (title, values) in zip(axes.flat, panels.items(), strict=False):
         if not ordered:
-            values = dict(sorted(values.items(), key=lambda entry: statistics.median(entry[1])))
+            values = dict(sorted(values.items(), key=lambda entry: (statistics.median(entry[1]), max(entry[1]))))
         places = list(range(len(values)) if even else values)
         middles = [statistics.median(numbers) for numbers in values.values()]
         style = {"linestyle": "-"} if ordered else {"linestyle": "", "marker": "_", "markersize": 16}
