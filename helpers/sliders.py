@@ -71,7 +71,7 @@ def map_picture(maps: Mapping[str, Tensor], high: float, side: int = 280, cmap: 
     left = len(maps) * (side + 10)
     scale = Image.fromarray(colours(np.linspace(1, 0, side)[:, None], bytes=True)).convert("RGB")
     sheet.paste(scale.resize((12, side)), (left, 24))
-    draw.text((left + 16, 24), f"{high:.3g}", fill="black", font=font, anchor="lt")
+    draw.text((left + 16, 24), f"{high:,.0f}" if high >= 100 else f"{high:.3g}", fill="black", font=font, anchor="lt")
     draw.text((left + 16, 24 + side), "0", fill="black", font=font, anchor="lb")
     return sheet
 
