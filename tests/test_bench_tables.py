@@ -1,8 +1,11 @@
-"""The stored tables of notebook 07: complete, and a sample of them computed again."""
+"""The stored tables of notebook 07: complete, shown in the README, and a sample of them computed again."""
+
+import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
-from bench import STEPS, pictures
+from bench import STEPS, pictures, summary
 
 from helpers.attack import zero_out
 from helpers.base import Base
@@ -23,6 +26,20 @@ def test_every_attack_of_the_table_kept_its_rules(strength: pd.DataFrame) -> Non
     assert (strength[strength.left == 0]["norm ratio"] == 0).all()
     whole = set(strength[strength.eps == 8].picture)
     assert len(whole) >= 58 and whole == set(strength[strength.eps == 16].picture)
+
+
+def test_the_readme_shows_the_table(strength: pd.DataFrame) -> None:
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    shown = [[cell.strip() for cell in line.strip("| ").split("|")] for line in readme.splitlines()]
+    table = summary(strength).astype(str)
+    assert list(table) in shown
+    assert [row for row in shown if re.fullmatch(r"\d+/255", row[0])] == table.to_numpy().tolist()
+
+
+def test_the_readme_tells_how_the_albatross_fared(strength: pd.DataFrame) -> None:
+    readme = " ".join((Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8").split())
+    (row,) = strength[(strength.eps == 8) & (strength.picture == "albatross")].itertuples()
+    assert f"the albatross takes {row.steps} steps and keeps a margin of {row.margin:.2f}" in readme
 
 
 def test_a_row_of_the_table_is_computed_again(strength: pd.DataFrame, vgg: Base) -> None:

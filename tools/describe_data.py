@@ -22,7 +22,8 @@ SOURCES = {
     "tools/make_hardened.py; GPL-2, as the photos",
     "images/albatross.png": "the bird: a rendered waved albatross by DanSoft, GPL-3+, Debian package qabcs-data 1.0.2; "
     "sea and sky made by tools/make_images.py",
-    "hero.png": "the comparison picture that notebook 02 writes; the albatross as in images/albatross.png, GPL-3+",
+    "hero.png": "the comparison picture that notebook 02 writes, made by tools/make_hero.py; the albatross as in "
+    "images/albatross.png, GPL-3+",
     "loop.gif": "the attack on the albatross step by step, made by tools/make_loop.py; the albatross as in "
     "images/albatross.png, GPL-3+",
     "images/astronaut.png": "Eileen Collins, NASA, public domain, from scikit-image 0.26.0",

@@ -167,7 +167,7 @@ def l2_row(cell: Row) -> list[Row]:
 
 
 def l2_table() -> None:
-    budgets = [("linf", 8), ("l2", 8), ("linf", 255), ("l2", 6)]
+    budgets = [("linf", 8), ("l2", 8), ("linf", 255), ("l2", 6), ("linf", 6)]
     cells = [{"photo": i, "norm": norm, "eps": eps} for norm, eps in budgets for i in range(3, 84, 14)]
     fill("l2", cells, l2_row)
 
