@@ -2,6 +2,7 @@
 
 import math
 
+import pandas as pd
 import pytest
 import torch
 from nets import SIZE, levels, lowering, noise, picture, random_net
@@ -10,7 +11,8 @@ from torch import nn
 from helpers.base import Base
 from helpers.bypass import as_it_is, like, silent, steer, straight_through
 from helpers.defences import fewer_bits, look
-from helpers.images import on_grid
+from helpers.images import DATA, load_folder, load_image, load_photos, on_grid
+from helpers.networks import vgg16_base
 
 
 def to_black(x: torch.Tensor) -> torch.Tensor:
@@ -146,3 +148,34 @@ def test_bad_settings_get_one_clear_error(settings: dict[str, object], message: 
 def test_pictures_off_the_grid_are_refused() -> None:
     with pytest.raises(ValueError, match="8-bit grid"):
         steer(lowering(), to_black, picture(100.5))
+
+
+STORED = DATA / "defences"
+PHOTOS = load_photos("test")[0][1::2]
+
+
+@pytest.mark.parametrize(("folder", "every"), [("alike", 1), ("zero", 1), ("zero_filtered", 9)])
+def test_stored_photos_stay_within_the_budget(folder: str, every: int) -> None:
+    stored = load_folder(STORED / folder)
+    assert on_grid(stored) and (levels(stored) - levels(PHOTOS[::every])).abs().max() == 8
+
+
+def test_the_stored_tables_are_complete() -> None:
+    sanity, sizes = pd.read_csv(STORED / "sanity.csv"), pd.read_csv(STORED / "sizes.csv")
+    assert not sanity.duplicated(["eps", "steps", "photo"]).any()
+    assert sanity.groupby(["eps", "steps"]).photo.nunique().eq(6).all() and {0, 8, 255} <= set(sanity.eps)
+    assert not sizes.duplicated(["seed", "photo"]).any() and len(sizes) == 10 * 42
+    donors, left = pd.read_csv(STORED / "donors.csv"), pd.read_csv(STORED / "left.csv")
+    assert donors.groupby(["donor", "view"]).photo.nunique().eq(5).all() and len(donors) == 3 * 7 * 5
+    assert left.groupby(["attack", "view"]).photo.nunique().eq(5).all() and len(left) == 2 * 10 * 5
+
+
+def test_a_part_of_the_stored_tables_is_true() -> None:
+    base = vgg16_base()
+    loss = like(base, load_image(DATA / "images" / "albatross.png"))
+    sanity = pd.read_csv(STORED / "sanity.csv").set_index(["eps", "steps", "photo"]).loss
+    with torch.no_grad():
+        assert loss(PHOTOS[:1]).item() == pytest.approx(sanity[0, 0, 0], rel=1e-2)
+        proof = base.features(load_folder(STORED / "zero_filtered")[:1]).count_nonzero().item()
+    left = pd.read_csv(STORED / "left.csv").set_index(["attack", "view", "photo"]).left
+    assert proof == pytest.approx(left["through filters", "no filter", 0], abs=2)

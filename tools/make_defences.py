@@ -30,7 +30,7 @@ FOLDER = DATA / "defences"
 # Of the pictures in data/images/ the only one that each reader of notebook 05 names rightly and that is as long
 # and as near to the training photos as detectors that look at one view ask for.
 DONOR = DATA / "images" / "albatross.png"
-OTHERS = {"coffee": 0, "training photo": 119}  # donors of other classes
+OTHER, KNOWN = "coffee", 119  # donors of other classes: one more of data/images/, and one of the training photos
 STEPS, ZERO_STEPS = 120, 200  # of constant-out and of zero-out, both through filters
 PLAIN = 75  # of constant-out without filters; with them, every second of 120 steps is without
 MOVES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -87,26 +87,31 @@ def sanity(base: Base, head: LogisticRegression, images: Tensor, donor: Tensor) 
     return pd.DataFrame(rows)
 
 
-def donors(base: Base, head: LogisticRegression, images: Tensor, done: Tensor) -> pd.DataFrame:
-    """The same few pictures steered to donors of several classes; done: to the DONOR.
+def steered(base: Base, head: LogisticRegression, images: Tensor, donor: Tensor) -> pd.DataFrame:
+    """Pictures steered to a donor without filters in the loop: one row per view and picture.
 
     nearest: the largest cosine of the features to one training photo; target: what the head says to the donor.
     """
-    train = load_photos("train")[0]
-    known = torch.nn.functional.normalize(look(base, train, keep=True, autocast=False).features)
-    rows = []
-    for name in (DONOR.stem, *OTHERS):
-        donor = train[OTHERS[name]][None] if OTHERS.get(name) else load_image(DATA / "images" / f"{name}.png")
-        loss, target = like(base, donor), answers(base, head, donor)[0]
-        moved = done if name == DONOR.stem else [steer(base, loss, x, steps=PLAIN) for x in images.split(1)]
-        moved = torch.cat(list(moved)).reshape(images.shape)
-        seen = look(base, moved, autocast=False)
+    loss = like(base, donor)
+    moved = torch.cat([steer(base, loss, x, steps=PLAIN) for x in images.split(1)])
+    known = torch.nn.functional.normalize(look(base, load_photos("train")[0], keep=True, autocast=False).features)
+    target, rows = answers(base, head, donor)[0], []
+    for view, x in views(moved):
+        seen = look(base, x, autocast=False)
         said = head.predict(seen.features.numpy())
         nearest = (torch.nn.functional.normalize(seen.features) @ known.T).amax(1).tolist()
         for i, (answer, cosine) in enumerate(zip(said, nearest, strict=True)):
-            rows.append({"donor": name, "target": target, "photo": i, "answer": answer, "nearest": cosine})
-        print(rows[-1], flush=True)
+            rows.append({"target": target, "view": view, "photo": i, "answer": answer, "nearest": cosine})
+    print(rows[-1], flush=True)
     return pd.DataFrame(rows)
+
+
+def donors(base: Base, head: LogisticRegression, images: Tensor) -> pd.DataFrame:
+    """The same few pictures steered to donors of several classes, the last one a photo that the defender has."""
+    pictures = {name: load_image(DATA / "images" / f"{name}.png") for name in (DONOR.stem, OTHER)}
+    pictures["training photo"] = load_photos("train")[0][KNOWN][None]
+    tables = [steered(base, head, images, donor).assign(donor=name) for name, donor in pictures.items()]
+    return pd.concat(tables)[["donor", *tables[0].columns[:-1]]]
 
 
 def sizes(base: Base, head: LogisticRegression, images: Tensor, number: int = 10) -> pd.DataFrame:
@@ -139,12 +144,11 @@ def main() -> int:
     zeroed = attack_all("zero", photos, lambda x: zero_out(base, x).images)
     attack_all("zero_calibration", calibration[::4], lambda x: zero_out(base, x).images)
     proof = attack_all("zero_filtered", few, lambda x: steer(base, silent(base), x, views=VIEWS, steps=ZERO_STEPS))
-    plain = attack_all("alike_unfiltered", few, lambda x: steer(base, like(base, donor), x, steps=PLAIN))
     alike = attack_all("alike", photos, lambda x: steer(base, like(base, donor), x, views=VIEWS, steps=STEPS))
     write_table("left.csv", lambda: left(base, {"as in notebook 02": zeroed[::9], "through filters": proof}))
     write_table("sizes.csv", lambda: sizes(base, head, alike))
     write_table("sanity.csv", lambda: sanity(base, head, photos[::7], donor))
-    write_table("donors.csv", lambda: donors(base, head, few, plain))
+    write_table("donors.csv", lambda: donors(base, head, few))
     return 0
 
 
