@@ -398,6 +398,22 @@ def test_a_rough_search_claims_no_zero_that_is_not_there() -> None:
     assert result.margin == [pytest.approx(-0.25, abs=1e-3)]
 
 
+def test_zero_by_a_hair_does_not_end_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Float32 must confirm some room, since a search in bfloat16 may have seen more than there is."""
+    calls = []
+
+    def narrow(base: Base, images: Tensor) -> tuple[Tensor, Tensor]:
+        count, margin = nonzero_and_margin(base, images)
+        calls.append(margin)
+        return count, margin if len(calls) > 1 else 0 * margin
+
+    usual = attack(lowering(90.5), picture(100.0), 20)
+    monkeypatch.setattr("helpers.attack.nonzero_and_margin", narrow)
+    result = attack(lowering(90.5), picture(100.0), 20)
+    assert usual.nonzero == result.nonzero == [0]
+    assert result.steps[0] > usual.steps[0] and result.margin[0] >= 0.01
+
+
 @pytest.mark.parametrize("setting", [{"momentum": 0.0}, {"focus": 0.0}, {"margin": 0.0}, {"step_size": 1.0}])
 def test_settings_at_their_bounds_are_allowed(setting: dict[str, float]) -> None:
     assert attack(lowering(90.5), picture(100.0), 12, **setting).nonzero == [0]
