@@ -27,7 +27,7 @@ pytest.importorskip("jupyterlab", reason="pip install jupyterlab")
 from selenium import webdriver
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
-from selenium.webdriver.support.ui import WebDriverWait
+from selenium.webdriver.support.ui import Select, WebDriverWait
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
@@ -185,7 +185,7 @@ def test_sliders_answer_in_jupyterlab(lab: str, browser: webdriver.Chrome, name:
         for button in find(box, "button.jupyter-button") if run else []:
             if run in button.text:
                 old = browser.execute_script(PIXELS, image)
-                find(box, "select")[0].send_keys(Keys.ARROW_DOWN)  # another picture than the one that is shown
+                Select(find(box, "select")[0]).select_by_index(1)  # another picture than the one that is shown
                 button.click()
                 WebDriverWait(browser, 300).until(lambda b, i=image, o=old: b.execute_script(PIXELS, i) != o)
         for handle in find(box, ".noUi-handle, .ui-slider-handle"):
