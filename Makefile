@@ -31,7 +31,7 @@ help:
 	@touch $@
 
 demo: .venv/.ready
-	@$(BIN)/python tools/demo.py
+	@$(KEEP) $(BIN)/python tools/demo.py
 
 lab: .venv/.ready
 	$(BIN)/jupyter lab notebooks
