@@ -8,9 +8,9 @@ import torch
 from scipy.stats import binomtest
 from sklearn.covariance import LedoitWolf
 from sklearn.linear_model import LogisticRegression
-from torch import Tensor, nn
+from torch import Tensor
 
-from helpers.defences import Reading
+from helpers.defences import READERS, Reading
 
 SQUEEZERS = ("4 bits", "median 3 x 3")  # the filters of feature squeezing
 
@@ -29,7 +29,7 @@ class Detectors:
     def __init__(self, clean: Reading, labels: Sequence[str], head: LogisticRegression, neighbours: int = 5) -> None:
         self.head, self.neighbours = head, neighbours
         self.shapes = {name: Shape(getattr(clean, name), labels) for name in ("features", "under")}
-        self.known = clean.features
+        self.known, self.units = clean.features, READERS["unit length"](clean)
 
     def scores(self, seen: Mapping[str, Reading]) -> pd.DataFrame:
         """One row per picture, one column per detector; seen: "no filter" and the two SQUEEZERS."""
@@ -40,8 +40,8 @@ class Detectors:
         logits = torch.from_numpy(logits)
         p, *squeezed = (self.head.predict_proba(seen[name].features.numpy()) for name in ("no filter", *SQUEEZERS))
         raw = torch.cdist(plain.features, self.known).topk(self.neighbours, largest=False).values
-        unit = _unit(plain.features)  # all zeros stay zeros, at a distance of 1 from everything
-        cosines = (unit @ _unit(self.known).T).topk(self.neighbours).values
+        unit = READERS["unit length"](plain)  # all zeros stay zeros, at a distance of 1 from everything
+        cosines = (unit @ self.units.T).topk(self.neighbours).values
         squares = unit.square().sum(1) + 1 - 2 * cosines[:, -1]
         return pd.DataFrame(
             {
@@ -58,10 +58,6 @@ class Detectors:
                 "feature squeezing": np.max([np.abs(p - other).sum(1) for other in squeezed], axis=0),
             }
         ).astype(float)
-
-
-def _unit(vectors: Tensor) -> Tensor:
-    return nn.functional.normalize(vectors, eps=1e-30)
 
 
 class Shape:

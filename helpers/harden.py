@@ -121,7 +121,7 @@ def harden(
             raise ValueError(f"{name} is {value!r}; give a whole number, 1 or more")
     images, chance = images.to(base.mean.device), torch.Generator().manual_seed(seed)
     net, silence = _opened(base, images[:4]), base.flat_below()
-    numbers = _numbers(net)
+    numbers = [p for p in net.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(numbers, lr=rate, betas=(0.9, 0.99))
     steps = epochs * math.ceil(len(images) / batch)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: half_cosine(step, steps))
@@ -134,8 +134,9 @@ def harden(
                 changes[i] = _anywhere(images[i], eps, chance)
             crop = (places, slice(None), *(_window(length, side, chance) for length in images.shape[-2:]))
             clean = images[crop].contiguous(memory_format=torch.channels_last)
-            away, slopes, distance = _slopes(base, net, silence, clean, changes[crop], autocast)
-            changes[crop] = ((clean + changes[crop]).clamp_(0, 1) + step_size * away.sign() - clean).clamp_(-eps, eps)
+            x = (clean + changes[crop]).clamp_(0, 1)
+            away, slopes, distance = _slopes(base, net, numbers, silence, clean, x, autocast)
+            changes[crop] = (x + step_size * away.sign() - clean).clamp_(-eps, eps)
             for number, slope in zip(numbers, slopes, strict=True):
                 number.grad = slope
             optimizer.step()
@@ -146,21 +147,17 @@ def harden(
     return _state(net)
 
 
-def _numbers(net: nn.Sequential) -> list[nn.Parameter]:
-    return [p for p in net.parameters() if p.requires_grad]
-
-
 def _slopes(
-    base: Base, net: nn.Sequential, silence: float, clean: Tensor, change: Tensor, autocast: bool
+    base: Base, net: nn.Sequential, numbers: list[Tensor], silence: float, clean: Tensor, x: Tensor, autocast: bool
 ) -> tuple[Tensor, list[Tensor], Tensor]:
-    """Where changed pictures move away, the slopes of the trained numbers, and the mean distance."""
-    x = (clean + change).clamp_(0, 1).requires_grad_()
+    """Where changed pictures x move away, the slopes of the trained numbers, and the mean distance."""
+    x = x.detach().requires_grad_()
     with torch.autocast(x.device.type, torch.bfloat16, enabled=autocast):
         with torch.no_grad():
             target = base.pre_activations(clean).float()
         z = net((x - base.mean) / base.std).float()
     loss, half = _distance(z, target).mean(), len(x) // 2
-    away, *slopes = torch.autograd.grad(loss, [x, *_numbers(net)], retain_graph=True)
+    away, *slopes = torch.autograd.grad(loss, [x, *numbers], retain_graph=True)
     lack = hinge(z[:half] - silence, 1.0).sum()
     away[:half] = -torch.autograd.grad(lack, x)[0][:half]
     return away, slopes, loss.detach()

@@ -144,9 +144,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=52, help="photos of the test split, beside the single pictures")
     parser.add_argument("--eps", type=int, nargs="+", default=[16, 8, 4], choices=STEPS, help="budgets in 1/255")
     parser.add_argument("--first", type=int, help="only that many of all these pictures")
-    parser.add_argument(
-        "--every", type=int, default=1, help="only every so manieth of them, so that all kinds are there"
-    )
+    parser.add_argument("--every", type=int, default=1, help="only every n-th of them, so that all kinds are there")
     parser.add_argument("--more", action="store_true", help="go on with the table in data/bench; same attack, please")
     given = parser.parse_args()
     OUT.mkdir(parents=True, exist_ok=True)
