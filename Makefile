@@ -9,12 +9,13 @@ PAIRS := -n 2 --dist loadfile --no-loadscope-reorder
 KEEP := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456
 EXECUTE := --to notebook --execute --inplace --NotebookClient.store_widget_state=False
 
-.PHONY: help demo lab test notebooks bench peers everywhere kaggle single site publish clean
+.PHONY: help demo lab test browser notebooks bench peers everywhere kaggle single site publish clean
 
 help:
 	@echo "make demo       blind VGG-16: the Albatross demonstration, results in out/ (two to four minutes)"
 	@echo "make lab        open JupyterLab on the notebooks"
 	@echo "make test       lint, helpers, and every notebook against its committed outputs"
+	@echo "make browser    move every slider of 03 and 04 in JupyterLab (needs Chromium and its driver)"
 	@echo "make notebooks  execute all notebooks in place and write the outputs"
 	@echo "make bench      measure strength and speed of the attack (slow)"
 	@echo "make peers      ours beside other recipes, into data/bench/ (slow)"
@@ -40,6 +41,9 @@ test: .venv/.ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(KEEP) OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(NBVAL) $(PAIRS) notebooks tests
+
+browser: .venv/.ready
+	$(KEEP) $(BIN)/python -m pytest -rs tests/browser.py
 
 notebooks: .venv/.ready
 	$(BIN)/python tools/sync_notebooks.py

@@ -9,7 +9,7 @@ from xdist.scheduler import LoadFileScheduling
 # These read what the other has kept in out/kept/: side by side, each would compute it.
 TOGETHER = {"06_bypass": "05_defence", "05_defence_solutions": "05_defence", "06_bypass_solutions": "05_defence"}
 TOGETHER |= {"test_certificate": "test_attack"}  # one real attack serves both
-LONGEST = ("05_defence", "test_browser")  # these begin early, so that no worker is left alone with one at the end
+LONGEST = ("05_defence",)  # these begin early, so that no worker is left alone with one at the end
 
 
 def group(file: str) -> str:

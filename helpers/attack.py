@@ -16,6 +16,7 @@ from torch import Tensor
 from helpers.certificate import Certificate, certify, count_nonzero, main, nonzero_and_margin, room
 from helpers.images import check_images, on_grid
 from helpers.networks import Base
+from helpers.runtime import native_bfloat16
 from helpers.walk import NORMS, Walk, half_cosine
 
 __all__ = ["Certificate", "Result", "certify", "hinge", "zero_out"]
@@ -260,14 +261,6 @@ class _Search:
                 history[i].append(int(number))
         steps = [max(len(numbers) - 1, 0) for numbers in history]
         return Result(self.best, self.original, count.tolist(), margin.tolist(), steps, self.outputs, history)
-
-
-def native_bfloat16(device: torch.device) -> bool:
-    """Whether the machine computes bfloat16 natively, about twice as fast as float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return device.type == "cpu" and probe is not None and probe()
 
 
 if __name__ == "__main__":

@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from helpers.attack import check_attack, hinge, native_bfloat16
+from helpers.attack import check_attack, hinge
 from helpers.base import Base
 from helpers.defences import POOLS, blur, jpeg, means, smaller
 from helpers.images import check_images
+from helpers.runtime import native_bfloat16
 from helpers.walk import Walk, half_cosine
 
 View = Callable[[Tensor], Tensor]

@@ -19,11 +19,10 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as vision
 
-from helpers.attack import native_bfloat16
 from helpers.base import Base
 from helpers.cache import kept
 from helpers.images import check_images, to_grid
-from helpers.runtime import progress
+from helpers.runtime import native_bfloat16, progress
 
 Filter = Callable[[Tensor], Tensor]
 Head = LogisticRegression | Pipeline

@@ -12,10 +12,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from helpers.attack import hinge, native_bfloat16
+from helpers.attack import hinge
 from helpers.base import Base
 from helpers.images import check_images
 from helpers.networks import vgg16_base
+from helpers.runtime import native_bfloat16
 from helpers.walk import half_cosine
 from helpers.weights import VGG16_HARDENED, load_bundled
 

@@ -25,10 +25,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from helpers.attack import hinge, native_bfloat16, zero_out
+from helpers.attack import hinge, zero_out
 from helpers.images import check_images, difference, write_file
 from helpers.networks import Base, Classifier, embed
-from helpers.runtime import progress
+from helpers.runtime import native_bfloat16, progress
 
 Network = Base | Classifier
 Source = Network | Callable[[], Network]

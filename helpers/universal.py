@@ -7,10 +7,11 @@ the activations of a network to Mopuri et al. (2017); here the hinge of the zero
 import torch
 from torch import Tensor
 
-from helpers.attack import OnStep, check_attack, hinge, native_bfloat16
+from helpers.attack import OnStep, check_attack, hinge
 from helpers.base import Base
 from helpers.certificate import count_nonzero
 from helpers.images import check_images, to_grid
+from helpers.runtime import native_bfloat16
 from helpers.walk import Walk, half_cosine
 
 GREY = 128 / 255  # the walk starts here, so that a pattern is saved as a picture: itself + 128

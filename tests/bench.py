@@ -16,12 +16,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from helpers.attack import hinge, native_bfloat16, zero_out
+from helpers.attack import hinge, zero_out
 from helpers.base import Base
 from helpers.certificate import nonzero_and_margin
 from helpers.images import DATA, load_image, load_photos, save_png, write_file
 from helpers.networks import Classifier, embed, train_head, vgg16_base
-from helpers.runtime import environment
+from helpers.runtime import environment, native_bfloat16
 
 STEPS = {16: 150, 12: 150, 8: 400, 6: 400, 4: 400, 3: 600, 2: 600, 1: 600}  # at most, per budget in 1/255
 OUT = Path(__file__).resolve().parents[1] / "out" / "bench"

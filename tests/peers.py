@@ -22,11 +22,12 @@ import torch
 from bench import pictures
 from torch import Tensor, nn
 
-from helpers.attack import native_bfloat16, zero_out
+from helpers.attack import zero_out
 from helpers.base import Base
 from helpers.certificate import count_nonzero, nonzero_and_margin
 from helpers.images import DATA, load_image, save_png, write_file
 from helpers.networks import vgg16_base
+from helpers.runtime import native_bfloat16
 
 EPS = 8 / 255
 FOLDER = DATA / "bench"

@@ -1,6 +1,7 @@
 """Bases, heads, splits and transfer learning."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -345,3 +346,14 @@ def test_embed_goes_in_batches_and_keeps_the_order(batch: int) -> None:
     assert found.shape == (5, math.prod(base.feature_shape))
     assert torch.allclose(found, base.features(images).flatten(1), atol=1e-5)
     assert not found.requires_grad
+
+
+def test_embed_keeps_what_bfloat16_gave_apart_from_float32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZERO_OUT_OUT", str(tmp_path))
+    base, images = random_net(), noise(3)
+    exact, quick = (embed(base, images, keep=True, autocast=choice) for choice in (False, True))
+    assert exact.dtype == quick.dtype == torch.float32
+    assert not torch.equal(exact, quick)
+    assert torch.allclose(exact, quick, rtol=0.05, atol=0.05 * exact.abs().max().item())
+    assert len(list((tmp_path / "kept").iterdir())) == 2
+    assert torch.equal(embed(base, images, keep=True, autocast=True), quick)

@@ -1,9 +1,9 @@
-"""The sliders in a real browser: JupyterLab, headless Chromium, every slider moved, Play pressed.
+"""The sliders in a real browser: `make browser`. JupyterLab, headless Chromium, every slider moved, Play pressed.
 
 Needs selenium, jupyterlab and Chromium with its driver; skipped where one of them is missing.
-The notebook runs as a whole, in a copy: some minutes on two cores. LAB_PYTHON=OTHER/bin/python runs
-JupyterLab and the kernel of another environment, for example one with ipywidgets 7.7.1; LAB_ALL=1 adds
-notebooks 05 and 06.
+Each notebook runs as a whole, in a copy, which takes minutes: so it is not in `make test`.
+LAB_PYTHON=OTHER/bin/python runs JupyterLab and the kernel of another environment, for example one with
+ipywidgets 7.7.1; LAB_ALL=1 adds notebooks 05 and 06.
 """
 
 import json
