@@ -23,7 +23,8 @@ Prediction = Sequence[tuple[str, float]]
 LINES = ("-", "--", "-.", ":")  # beside the colour, for readers who do not see it
 INK, ACCENT, GRID = "#3f3f46", "#b45309", "#27272a"
 KINDS = {"picture": INK, "convolution": "#006ba4", "pooling": ACCENT}  # in `architecture`
-QUALITY, FEW = 92, 1000  # of the JPEGs that show pictures; colours that a drawing has at most
+QUALITY = 92  # of the JPEGs that show pictures
+FEW = 2000  # colours: more than a drawing has with the soft edges of its lines, fewer than a photo has
 
 
 def use_style() -> None:

@@ -27,7 +27,6 @@ from helpers.plots import curves, for_display, strip
 
 Drawable = Figure | Tensor | Image.Image
 BAR = 60  # pixels at the right of feature maps, for their colour scale
-COLOURS = 2000  # more than a drawing has with the soft edges of its lines, fewer than a photo has
 
 
 def encode(picture: Drawable, kind: str = "png") -> bytes:
@@ -135,8 +134,7 @@ def present(page: widgets.Widget, alt: str, still: bytes | None = None) -> None:
 
 def as_still(content: bytes) -> tuple[str, bytes]:
     """Kind and bytes of the same picture for pages that no kernel runs, see plots.for_display."""
-    picture = Image.open(io.BytesIO(content)).convert("RGB")
-    return for_display(picture, photo=picture.getcolors(COLOURS) is None)
+    return for_display(Image.open(io.BytesIO(content)).convert("RGB"), photo=True)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from torch import Tensor
 from helpers.attack import zero_out
 from helpers.base import Base
 from helpers.bypass import VIEWS, like, silent, steer
-from helpers.defences import fit_head, look, shrink_and_pad, views
+from helpers.defences import READERS, fit_head, look, shrink_and_pad, views
 from helpers.images import DATA, load_folder, load_image, load_photos, write_file
 from helpers.networks import vgg16_base
 
@@ -94,12 +94,13 @@ def steered(base: Base, head: LogisticRegression, images: Tensor, donor: Tensor)
     """
     loss = like(base, donor)
     moved = torch.cat([steer(base, loss, x, steps=PLAIN) for x in images.split(1)])
-    known = torch.nn.functional.normalize(look(base, load_photos("train")[0], keep=True, autocast=False).features)
+    unit = READERS["unit length"]
+    known = unit(look(base, load_photos("train")[0], keep=True, autocast=False))
     target, rows = answers(base, head, donor)[0], []
     for view, x in views(moved):
         seen = look(base, x, autocast=False)
         said = head.predict(seen.features.numpy())
-        nearest = (torch.nn.functional.normalize(seen.features) @ known.T).amax(1).tolist()
+        nearest = (unit(seen) @ known.T).amax(1).tolist()
         for i, (answer, cosine) in enumerate(zip(said, nearest, strict=True)):
             rows.append({"target": target, "view": view, "photo": i, "answer": answer, "nearest": cosine})
     print(rows[-1], flush=True)
