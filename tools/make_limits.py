@@ -1,10 +1,11 @@
 """How far the attack carries, as tables in data/bench/: hours on a busy machine, some ten minutes on an idle core.
 
-    python tools/make_limits.py [robust] [transfer] [networks] [universal] [l2]      # goes on where it was stopped
+    python tools/make_limits.py [universal] [l2] [resist] [robust] [transfer] [networks]  # goes on where it stopped
 
-universal: one pattern for all pictures. l2: a budget on the length of the change. robust: blinded pictures on
-other arithmetic and after small changes. transfer: blinded pictures given to another network. networks: other
-endings, random weights. Settings were chosen on photos of the train split; the tables are on the test split.
+universal: one pattern for all pictures. l2: a budget on the length of the change. resist: where a small budget
+fails. robust: blinded pictures on other arithmetic and after small changes. transfer: blinded pictures given to
+another network. networks: other endings, random weights. Settings were chosen on photos of the train split; the
+tables are on the test split.
 """
 
 import csv
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as vision
 
-from helpers.attack import zero_out
+from helpers.attack import hinge, zero_out
 from helpers.base import Base, Classifier
 from helpers.certificate import count_nonzero, nonzero_and_margin
 from helpers.defences import jpeg
@@ -170,6 +171,72 @@ def l2_table() -> None:
     budgets = [("linf", 8), ("l2", 8), ("linf", 255), ("l2", 6), ("linf", 6)]
     cells = [{"photo": i, "norm": norm, "eps": eps} for norm, eps in budgets for i in range(3, 84, 14)]
     fill("l2", cells, l2_row)
+
+
+# --- where a small budget fails ----------------------------------------------------------------------
+
+RESIST_STEPS, ALONE_STEPS = 150, 5
+
+
+def ring() -> Tensor:
+    """1 at the 52 outermost of the 14 x 14 positions of VGG-16's last layer, 0 inside."""
+    mask = torch.ones(14, 14)
+    mask[1:-1, 1:-1] = 0
+    return mask
+
+
+def last_picture(image: Tensor, eps: float, steps: int, asked: Tensor) -> Tensor:
+    """The picture after so many steps that silence only some units; asked: 1 for those, (H, W) or (C, H, W)."""
+    seen = [image]
+
+    def note(step: int, images: Tensor, left: Tensor) -> None:
+        seen[0] = images
+
+    zero_out(vgg16(), image, eps=eps, steps=steps, loss=lambda z, m: hinge(z, m) * asked, on_step=note)
+    return seen[0]
+
+
+@torch.no_grad()
+def units(image: Tensor) -> Tensor:
+    return vgg16().pre_activations(image)[0].contiguous()
+
+
+def awake(z: Tensor) -> tuple[int, int]:
+    """How many units (512, 14, 14) are above zero at the border, and how many inside."""
+    border, inside = ((z > 0) * mask for mask in (ring(), 1 - ring()))
+    return int(border.sum()), int(inside.sum())
+
+
+def resist_row(cell: Row) -> list[Row]:
+    """Which units are left when all, those at the border or those inside were asked for, and the strongest alone."""
+    image, eps = photos("test")[0][cell["photo"]][None], cell["eps"] / 255
+    masks = {"all": torch.ones(14, 14), "border": ring(), "inside": 1 - ring()}
+    clean, after = units(image), units(last_picture(image, eps, RESIST_STEPS, masks[cell["asked"]]))
+    place = int(after.argmax())
+    channel, row, column = (int(i) for i in torch.unravel_index(torch.tensor(place), after.shape))
+    only = torch.zeros_like(after)
+    only.view(-1)[place] = 1
+    alone = units(last_picture(image, eps, ALONE_STEPS, only))
+    (border, inside), (border_before, inside_before) = awake(after), awake(clean)
+    left = count_nonzero(vgg16().rest(after[None]))
+    return [
+        {
+            "label": photos("test")[1][cell["photo"]], "steps": RESIST_STEPS, "left": int(left),
+            "border": border, "inside": inside, "border clean": border_before, "inside clean": inside_before,
+            "left and awake when clean": int(((after > 0) & (clean > 0)).sum()),
+            "channel": channel, "row": row, "column": column, "clean": clean.view(-1)[place].item(),
+            "after": after.view(-1)[place].item(), "alone": alone.view(-1)[place].item(),
+        }
+    ]  # fmt: skip
+
+
+def resist_table() -> None:
+    asked = ("all", "border", "inside")
+    fill(
+        "resist",
+        [{"eps": eps, "photo": i, "asked": what} for eps in (4, 2) for i in range(3, 84, 14) for what in asked],
+        resist_row,
+    )
 
 
 # --- other arithmetic, and small changes of the saved picture ----------------------------------------
@@ -383,7 +450,7 @@ def networks_table() -> None:
 
 TABLES = {
     "robust": robust_table, "transfer": transfer_table, "networks": networks_table,
-    "universal": universal_table, "l2": l2_table,
+    "universal": universal_table, "l2": l2_table, "resist": resist_table,
 }  # fmt: skip
 
 
