@@ -231,10 +231,10 @@ def resist_row(cell: Row) -> list[Row]:
 
 
 def resist_table() -> None:
-    asked = ("all", "border", "inside")
+    runs = [(4, "all"), (4, "border"), (4, "inside"), (2, "all")]
     fill(
         "resist",
-        [{"eps": eps, "photo": i, "asked": what} for eps in (4, 2) for i in range(3, 84, 14) for what in asked],
+        [{"eps": eps, "photo": i, "asked": asked} for i in range(3, 84, 14) for eps, asked in runs],
         resist_row,
     )
 
