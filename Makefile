@@ -12,7 +12,7 @@ EXECUTE := --to notebook --execute --inplace --NotebookClient.store_widget_state
 .PHONY: help demo lab test browser notebooks bench peers everywhere kaggle single site publish clean
 
 help:
-	@echo "make demo       blind VGG-16: the Albatross demonstration, results in out/ (two to four minutes)"
+	@echo "make demo       blind VGG-16: the Albatross demonstration, results in out/ (about two minutes)"
 	@echo "make lab        open JupyterLab on the notebooks"
 	@echo "make test       lint, helpers, and every notebook against its committed outputs"
 	@echo "make browser    move every slider of 03 and 04 in JupyterLab (needs Chromium and its driver)"

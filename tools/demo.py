@@ -22,7 +22,7 @@ def main() -> int:
     os.environ["ZERO_OUT_OUT"] = str(OUT)
     path = ROOT / "notebooks" / "02_albatross.ipynb"
     book = nbformat.read(path, as_version=4)
-    print("Blinding VGG-16: running notebooks/02_albatross.ipynb, two to four minutes ...", flush=True)
+    print("Blinding VGG-16: running notebooks/02_albatross.ipynb, about two minutes ...", flush=True)
     client = NotebookClient(book, resources={"metadata": {"path": str(path.parent)}}, store_widget_state=False)
     client.execute()
     page, _ = HTMLExporter().from_notebook_node(book)
