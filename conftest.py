@@ -9,7 +9,7 @@ from xdist.scheduler import LoadFileScheduling
 # These read what the other has kept in out/kept/: side by side, each would compute it.
 TOGETHER = {"06_bypass": "05_defence", "05_defence_solutions": "05_defence", "06_bypass_solutions": "05_defence"}
 TOGETHER |= {"test_certificate": "test_attack"}  # one real attack serves both
-LONGEST = ("05_defence",)  # these begin early, so that no worker is left alone with one at the end
+LONGEST = "05_defence"  # begins early, so that no worker is left alone with it at the end
 
 
 def group(file: str) -> str:
@@ -31,8 +31,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByGroup
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Notebooks before tests, the long ones of each first."""
-    items.sort(key=lambda item: (item.path.suffix == ".py", group(item.path.name) not in LONGEST))
+    """Notebooks before tests, the longest first."""
+    items.sort(key=lambda item: (item.path.suffix == ".py", group(item.path.name) != LONGEST))
     for item in items:
         # nbval waits five seconds for each output of a cell, with no option to change it: a busy machine needs more.
         if hasattr(item, "output_timeout"):

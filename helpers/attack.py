@@ -16,7 +16,7 @@ from torch import Tensor
 from helpers.certificate import Certificate, certify, count_nonzero, main, nonzero_and_margin, room
 from helpers.images import check_images, on_grid
 from helpers.networks import Base
-from helpers.runtime import native_bfloat16
+from helpers.runtime import use_bfloat16
 from helpers.walk import NORMS, Walk, half_cosine
 
 __all__ = ["Certificate", "Result", "certify", "hinge", "zero_out"]
@@ -181,7 +181,7 @@ class _Search:
         self.base, self.loss, self.margin, self.original = base, loss, margin, images
         self.threshold = base.threshold or 0.0
         self.device = images.device.type
-        self.autocast = native_bfloat16(images.device) if autocast is None else autocast
+        self.autocast = use_bfloat16(images.device, autocast)
         self.walk, self.weight = Walk(images, eps, norm), torch.ones((), device=images.device)
         self.alive = list(range(len(images)))
         self.outputs = math.prod(base.feature_shape)

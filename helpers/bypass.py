@@ -15,7 +15,7 @@ from helpers.attack import check_attack, hinge
 from helpers.base import Base
 from helpers.defences import POOLS, blur, jpeg, means, smaller
 from helpers.images import check_images
-from helpers.runtime import native_bfloat16
+from helpers.runtime import use_bfloat16
 from helpers.walk import Walk, half_cosine
 
 View = Callable[[Tensor], Tensor]
@@ -59,7 +59,7 @@ def steer(
     if not views:
         raise ValueError("views is empty; give at least one, for example as_it_is")
     device = images.device
-    autocast = native_bfloat16(device) if autocast is None else autocast
+    autocast = use_bfloat16(device, autocast)
     walk = Walk(images, eps)
     for step in range(steps):
         rounded = walk.rounded().requires_grad_()

@@ -22,7 +22,7 @@ from torchvision.transforms.v2 import functional as vision
 from helpers.base import Base
 from helpers.cache import kept
 from helpers.images import check_images, to_grid
-from helpers.runtime import native_bfloat16, progress
+from helpers.runtime import progress, use_bfloat16
 
 Filter = Callable[[Tensor], Tensor]
 Head = LogisticRegression | Pipeline
@@ -75,7 +75,7 @@ def look(
     """
     check_images(images)
     device = base.mean.device
-    autocast = native_bfloat16(device) if autocast is None else autocast
+    autocast = use_bfloat16(device, autocast)
     if keep:
         settings = {"ends": ends, "batch": batch, "autocast": autocast}
         what = f"look {tuple(ends)} {'bfloat16' if autocast else 'float32'}"

@@ -16,7 +16,7 @@ from helpers.attack import hinge
 from helpers.base import Base
 from helpers.images import check_images
 from helpers.networks import vgg16_base
-from helpers.runtime import native_bfloat16
+from helpers.runtime import use_bfloat16
 from helpers.walk import half_cosine
 from helpers.weights import VGG16_HARDENED, load_bundled
 
@@ -126,7 +126,7 @@ def harden(
     optimizer = torch.optim.Adam(numbers, lr=rate, betas=(0.9, 0.99))
     steps = epochs * math.ceil(len(images) / batch)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: half_cosine(step, steps))
-    autocast = native_bfloat16(images.device) if autocast is None else autocast
+    autocast = use_bfloat16(images.device, autocast)
     changes = _anywhere(images, eps, chance)
     for epoch in range(epochs):
         distances = []

@@ -14,7 +14,7 @@ from helpers import weights as files
 from helpers.base import ACTIVATIONS, Base, Classifier, Head, UpTo, best_labels, split
 from helpers.cache import kept
 from helpers.images import check_images
-from helpers.runtime import native_bfloat16, progress
+from helpers.runtime import progress, use_bfloat16
 
 CAFFE_MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)  # of the Oxford networks, RGB
 CAFFE_STD = (1 / 255, 1 / 255, 1 / 255)
@@ -260,7 +260,7 @@ def embed(base: Base, images: Tensor, batch: int = 16, *, keep: bool = False, au
     """
     check_images(images)
     device = base.mean.device
-    autocast = native_bfloat16(device) if autocast is None else autocast
+    autocast = use_bfloat16(device, autocast)
     if keep:
         what = f"embed {'bfloat16' if autocast else 'float32'}"
         return kept(base, images, what, lambda: {"features": embed(base, images, batch, autocast=autocast)})["features"]

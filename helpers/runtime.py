@@ -39,6 +39,11 @@ def native_bfloat16(device: torch.device) -> bool:
     return device.type == "cpu" and probe is not None and probe()
 
 
+def use_bfloat16(device: torch.device, choice: bool | None) -> bool:
+    """The choice; for None, whether the machine computes bfloat16 natively."""
+    return native_bfloat16(device) if choice is None else choice
+
+
 def seed_everything(seed: int = 0) -> None:
     """Seed Python, NumPy and torch (all devices), and keep float32 products exact on GPUs."""
     random.seed(seed)

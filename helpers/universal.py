@@ -11,7 +11,7 @@ from helpers.attack import OnStep, check_attack, hinge
 from helpers.base import Base
 from helpers.certificate import count_nonzero
 from helpers.images import check_images, to_grid
-from helpers.runtime import native_bfloat16
+from helpers.runtime import use_bfloat16
 from helpers.walk import Walk, half_cosine
 
 GREY = 128 / 255  # the walk starts here, so that a pattern is saved as a picture: itself + 128
@@ -45,7 +45,7 @@ def universal(
         raise ValueError(f"batch is {batch!r}; give a whole number of pictures per step, 1 or more")
     threshold = base.flat_below()
     device = images.device
-    autocast = native_bfloat16(device) if autocast is None else autocast
+    autocast = use_bfloat16(device, autocast)
     walk = Walk(torch.full_like(images[:1], GREY), eps)
     generator, order = torch.Generator().manual_seed(seed), []
     try:

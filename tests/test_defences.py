@@ -11,7 +11,7 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
-from helpers import defences
+from helpers import runtime
 from helpers.base import Base
 from helpers.defences import (
     FILTERS,
@@ -76,7 +76,7 @@ def test_bfloat16_reads_nearly_the_same_and_is_kept_apart(tmp_path: Path, monkey
 
 @pytest.mark.parametrize("native", [True, False])
 def test_by_default_the_machine_decides_on_bfloat16(native: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(defences, "native_bfloat16", lambda _: native)
+    monkeypatch.setattr(runtime, "native_bfloat16", lambda _: native)
     base, images = random_net(), noise(4)
     wanted = look(base, images, ends=(2,), autocast=native)
     assert torch.equal(look(base, images, ends=(2,)).features, wanted.features)

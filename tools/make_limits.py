@@ -187,18 +187,18 @@ def ring() -> Tensor:
 
 def last_picture(image: Tensor, eps: float, steps: int, asked: Tensor) -> Tensor:
     """The picture after so many steps that silence only some units; asked: 1 for those, (H, W) or (C, H, W)."""
-    seen = [image]
-
-    def note(step: int, images: Tensor, left: Tensor) -> None:
-        seen[0] = images
-
-    zero_out(vgg16(), image, eps=eps, steps=steps, loss=lambda z, m: hinge(z, m) * asked, on_step=note)
-    return seen[0]
+    seen: list[Tensor] = []  # not the result, which would be the picture with the fewest outputs of all units
+    zero_out(
+        vgg16(), image, eps=eps, steps=steps, loss=lambda z, margin: hinge(z, margin) * asked,
+        on_step=lambda step, images, left: seen.append(images),
+    )  # fmt: skip
+    return seen[-1]
 
 
 @torch.no_grad()
 def units(image: Tensor) -> Tensor:
-    return vgg16().pre_activations(image)[0].contiguous()
+    """The pre-activations (512, 14, 14) of one picture."""
+    return vgg16().pre_activations(image)[0]
 
 
 def awake(z: Tensor) -> tuple[int, int]:
@@ -212,10 +212,9 @@ def resist_row(cell: Row) -> list[Row]:
     image, eps = photos("test")[0][cell["photo"]][None], cell["eps"] / 255
     masks = {"all": torch.ones(14, 14), "border": ring(), "inside": 1 - ring()}
     clean, after = units(image), units(last_picture(image, eps, RESIST_STEPS, masks[cell["asked"]]))
-    place = int(after.argmax())
-    channel, row, column = (int(i) for i in torch.unravel_index(torch.tensor(place), after.shape))
+    strongest = channel, row, column = tuple(int(i) for i in torch.unravel_index(after.argmax(), after.shape))
     only = torch.zeros_like(after)
-    only.view(-1)[place] = 1
+    only[strongest] = 1
     alone = units(last_picture(image, eps, ALONE_STEPS, only))
     (border, inside), (border_before, inside_before) = awake(after), awake(clean)
     left = count_nonzero(vgg16().rest(after[None]))
@@ -224,8 +223,8 @@ def resist_row(cell: Row) -> list[Row]:
             "label": photos("test")[1][cell["photo"]], "steps": RESIST_STEPS, "left": int(left),
             "border": border, "inside": inside, "border clean": border_before, "inside clean": inside_before,
             "left and awake when clean": int(((after > 0) & (clean > 0)).sum()),
-            "channel": channel, "row": row, "column": column, "clean": clean.view(-1)[place].item(),
-            "after": after.view(-1)[place].item(), "alone": alone.view(-1)[place].item(),
+            "channel": channel, "row": row, "column": column, "clean": clean[strongest].item(),
+            "after": after[strongest].item(), "alone": alone[strongest].item(),
         }
     ]  # fmt: skip
 
