@@ -187,6 +187,8 @@ def curves(
     for i, (name, values) in enumerate(lines.items()):
         places, drawn = range(len(values)) if x is None else x, "steps-post" if stairs else "default"
         ax.plot(places, values, LINES[i % len(LINES)], label=name, drawstyle=drawn)
+    if x is None:
+        ax.locator_params(axis="x", integer=True)  # no half steps
     if log:
         count_axis(ax, max(max(values) for values in lines.values()))
         ax.set_ylim(bottom=0)

@@ -181,6 +181,13 @@ def test_feature_maps_that_are_all_zero_can_be_drawn() -> None:
     drawn(feature_maps({"blind": torch.zeros(3, 4, 4)}))
 
 
+@pytest.mark.parametrize("count", [3, 13, 21, 26])
+def test_counted_steps_have_whole_numbers_below_them(count: int) -> None:
+    figure = curves({"a": range(count)}, "step", "outputs")
+    assert all(tick == round(tick) for tick in figure.axes[0].get_xticks())
+    plt.close(figure)
+
+
 def test_curves_draw_the_given_values() -> None:
     figure = curves({"a": [5, 3, 0], "b": [4, 4, 4]}, "step", "outputs left", log=True, title="two runs")
     (ax,) = figure.axes
