@@ -5,7 +5,7 @@ import platform
 import random
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import numpy as np
@@ -77,6 +77,25 @@ def progress(items: Iterable[T], text: str, total: int | None = None) -> Iterato
         yield item
     if show:
         print("\r" + " " * width + "\r", end="", file=sys.stderr, flush=True)
+
+
+def claims(as_printed: bool) -> Callable[[object], None]:
+    """The `expect` of a notebook: expect(claim) fails when the page says what is not so.
+
+    as_printed: whether all settings are those that the text was written for. With others a claim may fail,
+    and the notebook goes on: expect then says so once.
+    """
+    told = False
+
+    def expect(claim: object) -> None:
+        nonlocal told
+        if as_printed and not claim:
+            raise AssertionError("the output differs from what the text of this page says, with its own settings")
+        if not claim and not told:
+            print("With your settings the result differs from what the text says.")
+            told = True
+
+    return expect
 
 
 def environment() -> str:

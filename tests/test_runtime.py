@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from helpers import runtime
-from helpers.runtime import environment, pick_device, progress, seed_everything, watched
+from helpers.runtime import claims, environment, pick_device, progress, seed_everything, watched
 
 
 @pytest.fixture
@@ -135,3 +135,18 @@ def test_environment_is_one_line_with_versions() -> None:
     text = environment()
     assert "\n" not in text
     assert torch.__version__ in text and "device" in text
+
+
+def test_a_claim_holds_or_fails_with_the_settings_of_the_page(capsys: pytest.CaptureFixture[str]) -> None:
+    expect = claims(True)
+    expect(np.True_)
+    with pytest.raises(AssertionError, match="differs from what the text"):
+        expect(0 > 1)
+    assert capsys.readouterr().out == ""
+
+
+def test_with_other_settings_a_failing_claim_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    expect = claims(False)
+    for claim in (True, False, False):
+        expect(claim)
+    assert capsys.readouterr().out.count("With your settings") == 1
