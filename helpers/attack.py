@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from helpers.base import Base, check_base
 from helpers.certificate import Certificate, certify, count_nonzero, main, nonzero_and_margin, room
 from helpers.images import check_images, on_grid
-from helpers.networks import Base
 from helpers.runtime import use_bfloat16
 from helpers.walk import NORMS, Walk, half_cosine
 
@@ -142,9 +142,7 @@ def check_attack(
     check_images(images)
     if not on_grid(images):
         raise ValueError("images are not on the 8-bit grid; round them with to_grid, as a PNG file would")
-    if not isinstance(base, Base):
-        remedy = "give its .base" if isinstance(getattr(base, "base", None), Base) else "make one with helpers.networks"
-        raise TypeError(f"base is a {type(base).__name__}, not a Base; {remedy}")
+    check_base(base)
     if base.training:
         raise ValueError("the network is in training mode, so that its output is random; call base.eval()")
     if norm not in NORMS:

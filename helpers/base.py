@@ -4,6 +4,7 @@ Networks take pictures in [0, 1]; the normalisation is inside, so a budget of 8/
 means 8 of 255 grey levels. All weights are frozen and no ReLU works in place.
 """
 
+import copy
 import hashlib
 from collections.abc import Callable, Sequence
 
@@ -44,16 +45,18 @@ class Base(nn.Module):
                 module.inplace = False  # would overwrite the pre-activations
         self.requires_grad_(False).eval()
         self.to(memory_format=torch.channels_last)
-        self.sha256 = sha256 or state_digest(self)
+        self._file, self._loaded = sha256, state_digest(self)
         with torch.no_grad():
             z = self.pre_activations(torch.zeros(1, 3, size, size))
             self.feature_shape = tuple(rest(z).shape[1:])
-            scan = torch.linspace(-16, 0, 161).view(161, *[1] * (z.ndim - 1))
-            # Twice, since LayerNorm turns constants into zeros: constant, then uneven and below the scan.
-            uneven = torch.randint(0, 2, z.shape[1:], generator=torch.Generator().manual_seed(0))
-            outputs = (rest(scan - lower) for lower in (torch.zeros_like(uneven), uneven))
-            silent = torch.stack([y.flatten(1).eq(0).all(1) for y in outputs]).all(0).cumprod(0)
-        self.threshold = scan[int(silent.sum()) - 1].item() if silent[0] else None
+        self.threshold = flat_end(rest, z.shape)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the weights as they are now: of the file they came from while they are as it holds them (a
+        base that ends earlier has the hash of the whole file), else their `state_digest`."""
+        now = state_digest(self)
+        return self._file if self._file and now == self._loaded else now
 
     def pre_activations(self, x: Tensor) -> Tensor:
         """Pictures (N, 3, H, W) in [0, 1] -> last layer before its final ReLU (VGG-16: N, 512, 14, 14)."""
@@ -73,6 +76,35 @@ class Base(nn.Module):
         return self.features(x)
 
 
+def flat_end(rest: nn.Module, shape: Sequence[int]) -> float | None:
+    """The largest level from -16 to 0, in tenths, up to which `rest` is flat and exactly zero; None: not even at -16.
+
+    shape: of its inputs. Each level is tried on constant inputs, and on uneven ones, since LayerNorm turns
+    constants into zeros. Zero means no slope either, in float64: GELU gives zeros only where its sums round.
+    """
+    rest = copy.deepcopy(rest).double()
+    uneven = torch.randint(0, 2, (1, *shape[1:]), generator=torch.Generator().manual_seed(0)).double()
+    end = None
+    for level in torch.linspace(-16, 0, 161).tolist():
+        if not all(_flat(rest, level - lower) for lower in (torch.zeros_like(uneven), uneven)):
+            break
+        end = level
+    return end
+
+
+@torch.enable_grad()
+def _flat(rest: nn.Module, z: Tensor) -> bool:
+    y = rest(z.requires_grad_())
+    return not y.any() and not (y.requires_grad and torch.autograd.grad(y.sum(), z)[0].any())
+
+
+def check_base(base: object) -> None:
+    """Raise one clear error for what is no Base."""
+    if not isinstance(base, Base):
+        remedy = "give its .base" if isinstance(getattr(base, "base", None), Base) else "make one with helpers.networks"
+        raise TypeError(f"base is a {type(base).__name__}, not a Base; {remedy}")
+
+
 class Classifier(nn.Module):
     """A base and a head trained on its features; forward returns logits (N, K)."""
 
@@ -86,9 +118,9 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def probabilities(self, x: Tensor) -> Tensor:
-        """Pictures (N, 3, H, W) in [0, 1] -> softmax probabilities (N, K)."""
+        """Pictures (N, 3, H, W) in [0, 1], on any device -> softmax probabilities (N, K), on the network's."""
         check_images(x)
-        return self(x).softmax(1)
+        return self(x.to(self.base.mean.device)).softmax(1)
 
     def predict(self, x: Tensor, top: int = 5) -> list[list[tuple[str, float]]]:
         """For each picture its `top` best (label, probability), the best first."""

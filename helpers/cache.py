@@ -34,10 +34,11 @@ def kept(base: Base, images: Tensor, what: str, compute: Callable[[], dict[str, 
     key = hashlib.sha256(_code())
     key.update(f"{base.name} {base.sha256} {what} {torch.__version__} {tuple(images.shape)}".encode())
     key.update(images.cpu().contiguous().numpy().tobytes())
-    path = out_folder() / "kept" / f"{key.hexdigest()[:32]}.safetensors"
+    name = f"{key.hexdigest()[:32]}.safetensors"
     with contextlib.suppress(OSError, SafetensorError):
-        return load_file(path)
+        return load_file(out_folder() / "kept" / name)
     result = compute()
     with contextlib.suppress(OSError):
+        path = out_folder() / "kept" / name
         write_file(path, save({name: tensor.contiguous() for name, tensor in result.items()}))
     return result

@@ -15,8 +15,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from helpers.base import Base, check_base
 from helpers.images import DAMAGED, check_images, difference, write_file
-from helpers.networks import Base, efficientnet_lite0, vgg16_base
+from helpers.networks import efficientnet_lite0, vgg16_base
+from helpers.runtime import full_float32
 
 
 def count_nonzero(features: Tensor) -> Tensor:
@@ -34,6 +36,7 @@ def room(base: Base, z: Tensor) -> Tensor:
 
 
 @torch.no_grad()
+@full_float32()
 def nonzero_and_margin(base: Base, images: Tensor, batch: int = 8) -> tuple[Tensor, Tensor]:
     """Non-zero outputs and margin (see room) of each picture, in the base's own precision: (N,), (N,)."""
     counts, margins = [], []
@@ -101,18 +104,11 @@ def certify(base: Base, png: str | Path, original: str | Path | Tensor | None = 
 
     png: an 8-bit RGB PNG file, taken as it is, never resized. original: the clean picture,
     as a file or a tensor (1, 3, H, W), for the size of the change. Raises ValueError or
-    FileNotFoundError when a file is missing, is no such PNG or has another size.
+    FileNotFoundError when a file is missing, is no such PNG or has another size, TypeError for another base.
     """
+    check_base(base)
     content = Path(png).read_bytes()
     image = exact_pixels(content, Path(png).name)
-    base32 = copy.deepcopy(base).to("cpu", torch.float32)
-    try:
-        z32, features, margin = _evidence(base32, image)
-    except RuntimeError as error:
-        size = f"{image.shape[3]} x {image.shape[2]}"
-        remedy = f"give one of {base.size} x {base.size}"
-        raise ValueError(f"{base.name} cannot read {Path(png).name} of {size} pixels; {remedy}") from error
-    z64, features64, _ = _evidence(base32.double(), image.double())
     change, original_sha256 = None, None
     if original is not None:
         if not isinstance(original, Tensor):
@@ -121,6 +117,14 @@ def certify(base: Base, png: str | Path, original: str | Path | Tensor | None = 
             original = exact_pixels(clean, Path(original).name)
         check_images(original, "original")
         change = difference(original.cpu(), image)
+    base32 = copy.deepcopy(base).to("cpu", torch.float32)
+    try:
+        z32, features, margin = _evidence(base32, image)
+    except RuntimeError as error:
+        size = f"{image.shape[3]} x {image.shape[2]}"
+        remedy = f"give one of {base.size} x {base.size}"
+        raise ValueError(f"{base.name} cannot read {Path(png).name} of {size} pixels; {remedy}") from error
+    z64, features64, _ = _evidence(base32.double(), image.double())
     mean, std = (", ".join(f"{v:.6f}" for v in t.flatten().tolist()) for t in (base.mean, base.std))
     return Certificate(
         picture=Path(png).name,

@@ -21,7 +21,7 @@ from torchvision.transforms.v2 import functional as vision
 
 from helpers.base import Base
 from helpers.cache import kept
-from helpers.images import check_images, to_grid
+from helpers.images import check_images, from_levels, to_grid
 from helpers.runtime import progress, use_bfloat16
 
 Filter = Callable[[Tensor], Tensor]
@@ -102,7 +102,7 @@ READERS: dict[str, Callable[[Reading], Tensor]] = {
 
 def fit_head(vectors: Tensor, labels: Sequence[str], c: float = 10.0) -> LogisticRegression:
     """A linear head on vectors (N, C), as train_head makes it: c is in units of their mean length."""
-    unit = vectors.norm(dim=1).mean().item()
+    unit = vectors.norm(dim=1).mean().clamp(min=1e-12).item()
     return LogisticRegression(C=c / unit**2, max_iter=5000).fit(vectors.numpy(), list(labels))
 
 
@@ -166,7 +166,7 @@ def jpeg(images: Tensor, quality: int = 75) -> Tensor:
         stream = io.BytesIO()
         Image.fromarray(pixels).save(stream, "JPEG", quality=quality)
         copies.append(torch.from_numpy(np.array(Image.open(stream))))
-    return torch.stack(copies).permute(0, 3, 1, 2).to(images) / 255
+    return from_levels(torch.stack(copies).permute(0, 3, 1, 2).to(images))
 
 
 def fewer_bits(images: Tensor, bits: int = 4) -> Tensor:

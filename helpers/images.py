@@ -186,9 +186,15 @@ def check_images(images: Tensor, what: str = "images") -> None:
         raise ValueError(f"{what} has pixels from {low:.3g} to {high:.3g}; give [0, 1], before normalisation")
 
 
+def from_levels(levels: Tensor) -> Tensor:
+    """Whole levels of 255 as pixels k/255, to the last bit as a PNG file gives them back, on every device."""
+    # Not `levels / 255`: by a plain number CUDA multiplies with the rounded 1/255, one bit off for half of the levels.
+    return levels / levels.new_full((), 255)
+
+
 def to_grid(images: Tensor) -> Tensor:
     """The nearest pictures on the 8-bit grid, exactly as a PNG file gives them back."""
-    return (images * 255).round() / 255
+    return from_levels((images * 255).round())
 
 
 def on_grid(images: Tensor) -> bool:
@@ -261,7 +267,7 @@ def difference(original: Tensor, attacked: Tensor) -> Difference:
             raise ValueError(f"{what} is not on the 8-bit grid; round it with to_grid first")
     if original.shape != attacked.shape:
         raise ValueError(f"shapes differ: {tuple(original.shape)} and {tuple(attacked.shape)}")
-    a, b = (image[0].permute(1, 2, 0).double().cpu().numpy() for image in (original, attacked))
+    a, b = (image[0].permute(1, 2, 0).cpu().double().numpy() for image in (original, attacked))  # MPS has no double
     gap = np.abs(a - b)
     psnr = float(peak_signal_noise_ratio(a, b, data_range=1)) if gap.any() else float("inf")
     ssim = float(structural_similarity(a, b, channel_axis=2, data_range=1))

@@ -1,5 +1,6 @@
 """The networks of the notebooks, each as a base with a head, and transfer learning."""
 
+import copy
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -176,12 +177,12 @@ def from_module(
     model.named_modules()); None: the last that runs. mean, std: the normalisation that you
     apply before the network, in units of [0, 1], three numbers each; it moves inside. Give
     (0, 0, 0) and (1, 1, 1) when the network does it itself. size: of its pictures, in pixels.
-    labels: K names (None: ImageNet's for K = 1000, else numbers). The weights are frozen.
+    labels: K names (None: ImageNet's for K = 1000, else numbers). The network is copied, yours stays as it is.
     Raises ValueError, with the remedy, for what cannot be split there.
     """
     _check_module(model, mean, std)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
-    model.cpu()
+    model = copy.deepcopy(model).cpu()
     x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
     name, module, call, scores = _find_layer(model, layer, (x - _colour(mean)) / _colour(std))
     tap = UpTo(model.__call__, model, module, call)  # bound, so that the weights are not registered twice
@@ -272,7 +273,7 @@ def embed(base: Base, images: Tensor, batch: int = 16, *, keep: bool = False, au
 
 
 def train_head(
-    base: Base, images: Tensor, labels: Sequence[str], *, c: float = 10.0, seed: int = 0, features: Tensor | None = None
+    base: Base, images: Tensor, labels: Sequence[str], *, c: float = 10.0, features: Tensor | None = None
 ) -> Classifier:
     """Transfer learning: a linear head on the frozen base, in seconds.
 
@@ -295,7 +296,7 @@ def train_head(
     vectors = features if averaged else pool(features.unflatten(1, base.feature_shape))
     # One unit for all: dividing each vector by its own length would make nearly nothing as loud as a picture.
     unit = vectors.norm(dim=1).mean().clamp(min=1e-12)
-    model = LogisticRegression(C=c, max_iter=5000, random_state=seed).fit((vectors / unit).numpy(), list(labels))
+    model = LogisticRegression(C=c, max_iter=5000).fit((vectors / unit).numpy(), list(labels))
     linear = nn.Linear(vectors.shape[1], len(model.classes_))
     weight, bias = torch.from_numpy(model.coef_), torch.from_numpy(model.intercept_)
     if len(bias) == 1:  # two classes: scikit-learn keeps one row, the difference of ours

@@ -6,6 +6,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import numpy as np
@@ -42,6 +43,20 @@ def native_bfloat16(device: torch.device) -> bool:
 def use_bfloat16(device: torch.device, choice: bool | None) -> bool:
     """The choice; for None, whether the machine computes bfloat16 natively."""
     return native_bfloat16(device) if choice is None else choice
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Inside, products of float32 are computed in float32 on GPUs too, which else may round their factors (TF32)."""
+    products = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [product.allow_tf32 for product in products]
+    try:
+        for product in products:
+            product.allow_tf32 = False
+        yield
+    finally:
+        for product, allowed in zip(products, before, strict=True):
+            product.allow_tf32 = allowed
 
 
 def seed_everything(seed: int = 0) -> None:

@@ -157,9 +157,9 @@ def trial(classifier: Classifier, image: Tensor, **settings: object) -> Trial:
     result = zero_out(classifier.base, image, **settings)
     with tempfile.TemporaryDirectory() as folder:
         certificate = certify(classifier.base, save_png(result.images, Path(folder) / "laboratory.png"), image)
-    before, after = (classifier.predict(x)[0] for x in (image, result.images))
+    before, after = (classifier.predict(x)[0] for x in (result.original, result.images))
     line = {"outputs left": [float(n) for n in result.history[0]]}
-    figures = [strip(image, result.images, before, after), curves(line, "step", "outputs left", log=True)]
+    figures = [strip(result.original, result.images, before, after), curves(line, "step", "outputs left", log=True)]
     parts = [Image.open(io.BytesIO(content)) for content in frames(figures)]
     sheet = Image.new("RGB", (max(part.width for part in parts), sum(part.height for part in parts)), "white")
     top = 0

@@ -10,7 +10,7 @@ from torch import Tensor
 from helpers.attack import OnStep, check_attack, hinge
 from helpers.base import Base
 from helpers.certificate import count_nonzero
-from helpers.images import check_images, to_grid
+from helpers.images import check_images, from_levels, to_grid
 from helpers.runtime import use_bfloat16
 from helpers.walk import Walk, half_cosine
 
@@ -68,7 +68,7 @@ def universal(
 
 def _pattern(walk: Walk) -> Tensor:
     """The walk's change on whole levels: the difference of two rounded pictures is not, to the last bit."""
-    return ((walk.rounded() - GREY) * 255).round() / 255
+    return from_levels(((walk.rounded() - GREY) * 255).round())
 
 
 def add(images: Tensor, pattern: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from helpers.images import to_grid
+from helpers.images import from_levels, to_grid
 
 NORMS = ("linf", "l2")
 SECOND_MOMENT = 0.99  # Adam's memory of squared gradients, in a run of some hundred steps
@@ -48,7 +48,7 @@ class Walk:
         if self.radius is None:
             return to_grid(self.x)
         # Rounding each change towards nothing cannot make the root of all squares larger.
-        return to_grid(self.origin + ((self.x - self.origin) * 255).trunc_() / 255)
+        return to_grid(self.origin + from_levels(((self.x - self.origin) * 255).trunc_()))
 
     def move(self, slope: Tensor, rate: float, momentum: float) -> None:
         """One step against the slope (N, 3, H, W): at first each pixel moves by about rate."""

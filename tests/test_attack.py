@@ -568,6 +568,17 @@ def test_outputs_are_counted_for_the_size_of_the_pictures() -> None:
     assert result.outputs == 256 * 8 * 8
 
 
+def test_the_verdict_is_in_full_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    base, allowed = lowering(90.5), []
+    look = base.pre_activations
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    monkeypatch.setattr(
+        base, "pre_activations", lambda x: allowed.append(torch.backends.cudnn.allow_tf32) or look(x), raising=False
+    )
+    nonzero_and_margin(base, picture(92))
+    assert allowed == [False] and torch.backends.cudnn.allow_tf32
+
+
 def test_a_step_beyond_all_pictures_is_refused() -> None:
     with pytest.raises(ValueError, match=r"step_size is 1e\+37; a step of 1 already crosses"):
         zero_out(lowering(), picture(100), step_size=1e37)

@@ -34,7 +34,7 @@ def test_the_second_time_nothing_is_computed() -> None:
     assert all(torch.equal(first[name], second[name]) for name in ("a", "b"))
 
 
-@pytest.mark.parametrize("what", ["pixels", "order", "weights", "question"])
+@pytest.mark.parametrize("what", ["pixels", "order", "weights", "training", "question"])
 def test_anything_else_is_computed(what: str) -> None:
     base, images, asked = lowering(90.5), picture(92, 97), Asked()
     kept(base, images, "x", asked)
@@ -44,6 +44,8 @@ def test_anything_else_is_computed(what: str) -> None:
         images = images.flip(0)
     elif what == "weights":
         base = lowering(91.5)
+    elif what == "training":
+        next(base.parameters()).add_(1)
     kept(base, images, "y" if what == "question" else "x", asked)
     assert asked.times == 2
 
@@ -58,8 +60,13 @@ def test_a_damaged_file_is_made_again(folder: Path, damage: bytes | str) -> None
     assert kept(base, images, "x", asked)["b"].tolist() == [2, 2] and asked.times == 2
 
 
-def test_where_nothing_can_be_written_it_is_computed(folder: Path) -> None:
-    (folder / "kept").write_text("a file is in the way")
+@pytest.mark.parametrize("blocked", ["kept", "out"])
+def test_where_nothing_can_be_written_it_is_computed(
+    folder: Path, blocked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / blocked).write_text("a file is in the way")
+    if blocked == "out":
+        monkeypatch.setenv("ZERO_OUT_OUT", str(folder / blocked))
     asked = Asked()
     for _ in range(2):
         assert kept(lowering(90.5), picture(92), "x", asked)["b"].shape == (2,)

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from nets import levels, noise, picture
 from PIL import Image
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers import images as module
 from helpers.images import (
@@ -21,6 +22,7 @@ from helpers.images import (
     Difference,
     check_images,
     difference,
+    from_levels,
     load_image,
     load_photos,
     on_grid,
@@ -590,3 +592,40 @@ def test_results_go_where_they_may(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "working").mkdir()
     monkeypatch.chdir(tmp_path / "working")
     assert out_folder() == tmp_path / "working" / "out" and out_folder().is_dir()
+
+
+DEVICES = [
+    "cpu",
+    *(["cuda"] if torch.cuda.is_available() else []),
+    *(["mps"] if torch.backends.mps.is_available() else []),
+]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_every_level_is_the_nearest_float_on_every_device(device: str) -> None:
+    every = torch.arange(256.0, device=device)
+    wanted = np.arange(256, dtype=np.float32) / np.float32(255)
+    assert np.array_equal(from_levels(every).cpu().numpy(), wanted)
+    assert np.array_equal(to_grid(from_levels(every)).cpu().numpy(), wanted)
+
+
+class Divisors(TorchDispatchMode):
+    """Notes what is divided by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[object] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.overloadpacket is torch.ops.aten.div:
+            self.seen.append(args[1])
+        return function(*args, **(kwargs or {}))
+
+
+def test_levels_are_divided_by_a_tensor_of_their_device() -> None:
+    """By a number, CUDA would multiply with a rounded 1/255: other pixels than those of the file."""
+    levels = torch.zeros(2, 3, 4, 4, device="meta")
+    with Divisors() as divisors:
+        to_grid(levels)
+    (divisor,) = divisors.seen
+    assert isinstance(divisor, Tensor) and divisor.device.type == "meta"

@@ -123,6 +123,17 @@ def test_the_digest_names_the_weights(vgg: Base) -> None:
     assert lowering(90.5).sha256 == lowering(90.5).sha256 != lowering(91.5).sha256
 
 
+def test_the_digest_follows_weights_that_change() -> None:
+    base = Base(nn.Conv2d(3, 2, 1), nn.ReLU(), size=8, sha256="that of a file")
+    assert base.sha256 == base.double().sha256 == "that of a file"
+    weight = base.body.weight.clone()
+    base.body.weight.mul_(2)
+    changed = base.sha256
+    assert changed not in ("", "that of a file") and changed == base.sha256
+    base.body.weight.copy_(weight)
+    assert base.sha256 == "that of a file"
+
+
 # --- Base ---------------------------------------------------------------------------------------
 
 
@@ -155,6 +166,8 @@ def test_normalisation_is_inside() -> None:
         (nn.Identity(), None),
         (nn.LeakyReLU(), None),
         (nn.SiLU(), None),
+        (nn.GELU(), None),
+        (nn.Mish(), None),
         (nn.ELU(), None),
         (nn.LayerNorm(8), None),
         (nn.Hardtanh(1.0, 2.0), None),

@@ -213,6 +213,13 @@ def test_what_cannot_be_split_is_one_clear_sentence(
         from_module(model, **about(**settings))
 
 
+def test_the_network_given_stays_as_it_is() -> None:
+    model = reader()
+    classifier = from_module(model, mean=MEAN, std=STD, size=SIZE)
+    assert all(p.requires_grad for p in model.parameters()) and model[0][1].inplace
+    assert not any(p.requires_grad for p in classifier.parameters())
+
+
 def test_a_layer_that_does_not_run_is_named() -> None:
     model = reader()
     model.spare = nn.ReLU()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from helpers import runtime
-from helpers.runtime import claims, environment, pick_device, progress, seed_everything, watched
+from helpers.runtime import claims, environment, full_float32, pick_device, progress, seed_everything, watched
 
 
 @pytest.fixture
@@ -150,3 +150,18 @@ def test_with_other_settings_a_failing_claim_is_told_once(capsys: pytest.Capture
     for claim in (True, False, False):
         expect(claim)
     assert capsys.readouterr().out.count("With your settings") == 1
+
+
+def test_float32_is_full_inside_and_as_before_after() -> None:
+    products = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [product.allow_tf32 for product in products]
+    try:
+        for product in products:
+            product.allow_tf32 = True
+        with pytest.raises(KeyboardInterrupt), full_float32():
+            assert not any(product.allow_tf32 for product in products)
+            raise KeyboardInterrupt
+        assert all(product.allow_tf32 for product in products)
+    finally:
+        for product, allowed in zip(products, before, strict=True):
+            product.allow_tf32 = allowed
