@@ -3,7 +3,7 @@
 import io
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -344,6 +344,7 @@ def spread(
     columns: int = 4,
     *,
     ordered: bool = True,
+    unjoined: Collection[str] = (),
     even: bool = True,
     xlabel: str | Mapping[str, str] = "",
     least: float = 1.0,
@@ -351,7 +352,8 @@ def spread(
     """One panel per setting: for each value a dot per picture, and a line through the medians.
 
     ordered=False: the values are names in no order; they are sorted by their medians, each of which is a
-    short bar, and no line joins them. even=False: values that are numbers stand where they lie on their
+    short bar, and no line joins them. unjoined: titles of panels that are drawn like this, but keep the
+    order that they are given in. even=False: values that are numbers stand where they lie on their
     axis. xlabel: of all panels, or one per title. The scale is logarithmic with a place for zero, linear
     below `least`, and the same in all panels.
     """
@@ -367,7 +369,8 @@ def spread(
             values = dict(sorted(values.items(), key=lambda entry: (statistics.median(entry[1]), max(entry[1]))))
         places = list(range(len(values)) if even else values)
         middles = [statistics.median(numbers) for numbers in values.values()]
-        style = {"linestyle": "-"} if ordered else {"linestyle": "", "marker": "_", "markersize": 16}
+        joined = ordered and title not in unjoined
+        style = {"linestyle": "-"} if joined else {"linestyle": "", "marker": "_", "markersize": 16}
         ax.plot(places, middles, color=INK, linewidth=1, **style)
         for place, numbers in zip(places, values.values(), strict=True):
             ax.plot([place] * len(numbers), numbers, "o", color=ACCENT, alpha=0.6, markersize=6)

@@ -4,8 +4,8 @@ import matplotlib.pyplot as plt
 import pytest
 from pandas import DataFrame
 
-from helpers.charts import dots, histograms, roc
-from helpers.plots import use_style
+from helpers.charts import MARKS, dots, histograms, name_ends, roc
+from helpers.plots import curves, use_style
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +35,40 @@ def test_equal_values_do_not_hide_each_other() -> None:
     heights = [line.get_ydata()[0] for line in ax.get_lines()]
     assert heights == sorted(set(heights)) and heights[1] == 0 and heights[-1] < 0.5
     assert not ax.collections
+
+
+def test_only_two_and_more_series_have_a_legend() -> None:
+    for columns in (1, 2):
+        (ax,) = dots(DataFrame({f"{i}": [1, 2] for i in range(columns)}), "", 2).axes
+        assert (ax.get_legend() is not None) == (columns > 1)
+
+
+def test_what_has_no_mark_is_not_left_out() -> None:
+    """One series per mark is drawn; one more is an error that names the number, and no figure is left behind."""
+    full = {f"{i}": [1.0, 2.0] for i in range(len(MARKS))}
+    (ax,) = dots(DataFrame(full), "", 2, connect=False).axes
+    assert len(ax.get_lines()) == len(MARKS)
+    (ax,) = histograms(full, "").axes
+    assert sum(patch.get_height() for patch in ax.patches) == 2 * len(MARKS)
+    plt.close("all")
+    with pytest.raises(ValueError, match="5 columns"):
+        dots(DataFrame({**full, "more": [1, 2]}), "", 2)
+    with pytest.raises(ValueError, match="5 groups"):
+        histograms({**full, "more": [1, 2]}, "")
+    assert not plt.get_fignums()
+
+
+def test_names_stand_at_the_ends_of_their_lines_and_apart() -> None:
+    figure = curves({"high": [9, 8], "low": [5, 0], "also low": [7, 0]}, "step", "left")
+    (ax,) = figure.axes
+    name_ends(ax)
+    places = {text.get_text(): (text.xy[1], text.xyann[1]) for text in ax.texts}
+    assert places == {"high": (8, 0), "low": (0, 0), "also low": (0, 12)}
+    assert ax.get_legend() is None
+    assert len({line.get_color() for line in ax.get_lines()}) == 3
+    assert len({str(line._dash_pattern) for line in ax.get_lines()}) == 3
+    with pytest.raises(ValueError, match="8 lines"):
+        name_ends(curves({str(i): [1, 2] for i in range(8)}, "", "").axes[0])
 
 
 def test_histograms_count_every_value_on_common_edges() -> None:

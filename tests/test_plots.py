@@ -228,6 +228,13 @@ def test_a_spread_joins_values_in_an_order_and_only_those() -> None:
     assert [label.get_text() for label in ax.get_xticklabels()] == ["a", "c", "b"]
 
 
+def test_single_panels_of_a_spread_can_be_left_unjoined_in_their_order() -> None:
+    names = {"b": [9, 7], "a": [1, 1]}
+    left, right = spread({"seed": names, "budget": {1: [9], 2: [5]}}, "outputs left", unjoined={"seed"}).axes
+    assert left.lines[0].get_linestyle() == "None" and right.lines[0].get_linestyle() == "-"
+    assert [label.get_text() for label in left.get_xticklabels()] == ["b", "a"]
+
+
 def test_a_spread_can_place_numbers_where_they_lie_and_name_its_axes() -> None:
     panels = {"small": {1: [9], 2: [5], 16: [0]}, "large": {4: [7], 8: [0]}}
     left, right = spread(panels, "outputs left", even=False, xlabel={"large": "budget"}).axes

@@ -25,7 +25,7 @@ from helpers.networks import Classifier, train_head, vgg16_base
 from helpers.plots import ACCENT, INK, amplification, image_on, use_style
 
 EPS = 8 / 255
-STEPS = 150  # as in the README's table
+STEPS = 150  # the helper's own limit; the README's table allows 400 at this budget
 FRAMES = 16  # at most; the first and the last are held
 COLOURS, WHITE, GREY = 200, (255, 255, 255), (127, 127, 127)
 INCHES = (5.6, 2.35)  # 560 pixels wide
