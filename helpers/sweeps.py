@@ -259,7 +259,7 @@ class Store:
         self.rows: dict[tuple[str, ...], Row] = {}
         self.failed: dict[tuple[str, ...], Row] = {}
         if self.path is not None and self.path.exists():
-            with open(self.path, newline="") as file:
+            with open(self.path, newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
                 if reader.fieldnames != COLUMNS:
                     raise ValueError(f"{self.path.name} has other columns than a sweep; give another path")

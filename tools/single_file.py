@@ -46,7 +46,11 @@ for file in (getattr(weights, name) for name in WEIGHTS):
     except (FileNotFoundError, ValueError) as error:
         sys.exit(str(error))
     (weights.BUNDLED / file.name).write_bytes(found.read_bytes())'''
-NEEDED = {"vgg16": "VGG16_BASE", "efficientnet_lite0": "EFFICIENTNET_LITE0"}  # word in the code -> weights
+NEEDED = {  # word in the code -> weights
+    "vgg16": "VGG16_BASE",
+    "efficientnet_lite0": "EFFICIENTNET_LITE0",
+    "vgg16_hardened": "VGG16_HARDENED",
+}
 
 
 def single(path: Path) -> str:

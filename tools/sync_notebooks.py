@@ -211,12 +211,12 @@ def main() -> int:
     check = parser.parse_args().check
     wanted = {p: synced(p) for p in sorted((ROOT / "notebooks").rglob("*.ipynb")) if ".ipynb_checkpoints" not in str(p)}
     page = ROOT / "README.md"
-    wanted[page] = readme(page.read_text())
-    drifted = [p for p, text in wanted.items() if p.read_text() != text]
+    wanted[page] = readme(page.read_text(encoding="utf-8"))
+    drifted = [p for p, text in wanted.items() if p.read_text(encoding="utf-8") != text]
     for path in drifted:
         print(("drifted: " if check else "written: ") + str(path.relative_to(ROOT)))
         if not check:
-            path.write_text(wanted[path])
+            path.write_text(wanted[path], encoding="utf-8", newline="\n")
     return int(check and bool(drifted))
 
 
