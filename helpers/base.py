@@ -45,7 +45,8 @@ class Base(nn.Module):
                 module.inplace = False  # would overwrite the pre-activations
         self.requires_grad_(False).eval()
         self.to(memory_format=torch.channels_last)
-        self._file, self._loaded = sha256, state_digest(self)
+        self._loaded = state_digest(self)
+        self._source = sha256 or self._loaded
         with torch.no_grad():
             z = self.pre_activations(torch.zeros(1, 3, size, size))
             self.feature_shape = tuple(rest(z).shape[1:])
@@ -56,7 +57,7 @@ class Base(nn.Module):
         """Hash of the weights as they are now: of the file they came from while they are as it holds them (a
         base that ends earlier has the hash of the whole file), else their `state_digest`."""
         now = state_digest(self)
-        return self._file if self._file and now == self._loaded else now
+        return self._source if now == self._loaded else now
 
     def pre_activations(self, x: Tensor) -> Tensor:
         """Pictures (N, 3, H, W) in [0, 1] -> last layer before its final ReLU (VGG-16: N, 512, 14, 14)."""

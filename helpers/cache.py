@@ -25,6 +25,10 @@ def _code() -> bytes:
     return hashlib.sha256(content).digest()
 
 
+def _place(key: str) -> Path:
+    return out_folder() / "kept" / f"{key[:32]}.safetensors"
+
+
 def kept(base: Base, images: Tensor, what: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """What compute() gives, or gave before for the same pictures, weights, code and version of torch.
 
@@ -34,11 +38,9 @@ def kept(base: Base, images: Tensor, what: str, compute: Callable[[], dict[str, 
     key = hashlib.sha256(_code())
     key.update(f"{base.name} {base.sha256} {what} {torch.__version__} {tuple(images.shape)}".encode())
     key.update(images.cpu().contiguous().numpy().tobytes())
-    name = f"{key.hexdigest()[:32]}.safetensors"
     with contextlib.suppress(OSError, SafetensorError):
-        return load_file(out_folder() / "kept" / name)
+        return load_file(_place(key.hexdigest()))
     result = compute()
     with contextlib.suppress(OSError):
-        path = out_folder() / "kept" / name
-        write_file(path, save({name: tensor.contiguous() for name, tensor in result.items()}))
+        write_file(_place(key.hexdigest()), save({name: tensor.contiguous() for name, tensor in result.items()}))
     return result

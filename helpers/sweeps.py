@@ -240,12 +240,13 @@ def rows_of(job: Job) -> list[Row]:
     variation = [float("nan")] * len(job.names)
     if isinstance(network, Classifier):
         variation = ((network.probabilities(result.images) - network.blank()).abs().sum(1) / 2).tolist()
+    weights = base.sha256[:12]
     rows = []
     for i in range(len(job.names)):
         change = difference(result.original[i : i + 1].cpu(), result.images[i : i + 1].cpu())
         values = (
             result.nonzero[i], clean.shape[1], result.margin[i], result.steps[i], change.linf, change.psnr,
-            change.ssim, ratio[i].item(), variation[i], seconds, base.sha256[:12], "",
+            change.ssim, ratio[i].item(), variation[i], seconds, weights, "",
         )  # fmt: skip
         rows.append({**job.about(i), **{k: text(v) for k, v in zip(RESULTS, values, strict=True)}})
     return rows
