@@ -322,6 +322,17 @@ def named(path: Path) -> set[Path]:
     return {path for path in found if not any(path in other.parents for other in found)}
 
 
+LOADED = {  # by these functions, when a notebook calls them
+    "vgg16_base": {"vgg16_base_oxford.safetensors"},
+    "efficientnet_lite0": {"efficientnet_lite0.safetensors"},
+    "vgg16_hardened": {"vgg16_base_oxford.safetensors", "vgg16_hardened.safetensors"},
+}
+
+
+def test_the_weights_of_a_notebook_are_those_of_its_loaders() -> None:
+    assert set().union(*LOADED.values()) == {path.name for path in (ROOT / "data" / "weights").iterdir()}
+
+
 def test_a_single_file_carries_all_that_its_notebook_reads(
     singles: list[Path], make_place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -335,6 +346,9 @@ def test_a_single_file_carries_all_that_its_notebook_reads(
             files = [ROOT / "data" / data, *(ROOT / "data" / data).rglob("*")]
             missing = [file for file in files if not (root / file.relative_to(ROOT)).exists()]
             assert not missing, (path.name, missing)
+        calls = {name for name in LOADED if f"{name}(" in "\n".join(code_cells(path)[1:])}
+        weights = set().union(*(LOADED[name] for name in calls))
+        assert weights and weights <= {file.name for file in (root / "data" / "weights").iterdir()}, path.name
 
 
 def from_server(path: Path, address: str) -> str:
