@@ -8,7 +8,7 @@ from xdist.scheduler import LoadFileScheduling
 
 # These read what the other has kept in out/kept/: side by side, each would compute it.
 TOGETHER = {"06_bypass": "05_defence", "05_defence_solutions": "05_defence", "06_bypass_solutions": "05_defence"}
-TOGETHER |= {"test_certificate": "test_attack"}  # one real attack serves both
+TOGETHER |= dict.fromkeys(("test_certificate", "test_bench_tables"), "test_attack")  # one real attack serves all
 LONGEST = "05_defence"  # begins early, so that no worker is left alone with it at the end
 
 

@@ -1,14 +1,15 @@
-"""The networks of the notebooks, each as a base with a head, and transfer learning."""
+"""The networks of the notebooks, each as a base with a head, and transfer learning.
+
+timm is imported where it is used: that takes longer than torch itself, and VGG-16 needs none of it.
+"""
 
 import copy
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
-import timm
 import torch
 from sklearn.linear_model import LogisticRegression
-from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
 from helpers import weights as files
@@ -57,6 +58,8 @@ def vgg16_base(until: str = "pool5") -> Base:
 
 def imagenet_labels() -> list[str]:
     """The 1000 ImageNet class names, the first of each class's synonyms."""
+    from timm.data import ImageNetInfo
+
     info = ImageNetInfo()
     return [info.index_to_description(i).split(",")[0] for i in range(1000)]
 
@@ -107,6 +110,8 @@ def from_timm(name: str, *, pretrained: bool = False, seed: int = 0, **settings:
     LayerNorm, say), pre-activations are the features themselves and threshold is None.
     Raises ValueError for a name that timm does not know.
     """
+    import timm
+
     if not timm.is_model(name):
         close = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5])
         raise ValueError(f"timm has no model {name!r}; close to it: {close or 'see timm.list_models()'}")
@@ -124,6 +129,8 @@ def from_timm(name: str, *, pretrained: bool = False, seed: int = 0, **settings:
 
 def efficientnet_lite0() -> Classifier:
     """EfficientNet-Lite0 with its 1000 ImageNet classes (bundled); ends in a ReLU6: 62,720 features."""
+    import timm
+
     model = timm.create_model("tf_efficientnet_lite0")
     model.load_state_dict(files.load_bundled(files.EFFICIENTNET_LITE0), strict=False)
     # (x * 255 - 127) / 128 is what these weights were trained with; ImageNet's mean and
