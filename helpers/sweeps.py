@@ -126,7 +126,9 @@ def sweep(
     processes each worker then loads it once). pictures: name -> (1, 3, H, W) in [0, 1]. cells:
     settings of zero_out, see grid; loss may be a name in LOSSES. path: a CSV file that gets each
     row as soon as it is known, and whose rows are not computed again; beside it a JSON file with
-    versions. executor: does the work (default: here). batch: pictures of one size at a time.
+    versions. Rows of a base whose weights have changed since are computed again (not where a
+    function makes the network: its name is trusted; nor for a new head, which only changes the
+    column variation). executor: does the work (default: here). batch: pictures of one size at a time.
 
     A cell that fails is recorded in the column error, and tried again by the next sweep.
     seconds are a batch's divided by its pictures. Raises ValueError for unknown settings.
@@ -134,11 +136,12 @@ def sweep(
     store = Store(path)
     jobs: list[Job] = []
     wanted: dict[tuple[str, ...], None] = {}
+    weights = {name: weights_of(source) for name, source in networks.items()}
     for (name, source), settings in itertools.product(networks.items(), map(complete, cells)):
         for same_size in by_size(pictures):
             job = Job(name, source, tuple(same_size), torch.cat([pictures[p] for p in same_size]), settings)
             keys = [key_of(job.about(i)) for i in range(len(same_size))]
-            missing = [i for i, key in enumerate(keys) if key not in store.rows and key not in wanted]
+            missing = [i for i, key in enumerate(keys) if key not in wanted and not store.holds(key, weights[name])]
             wanted.update(dict.fromkeys(keys))
             jobs += [job.part(missing[i : i + batch]) for i in range(0, len(missing), batch)]
     for rows in progress(finished(jobs, executor), "sweep: batch", len(jobs)):
@@ -224,10 +227,19 @@ def own(source: Source) -> Network:
     return source if threading.current_thread() is threading.main_thread() else copy.deepcopy(source)
 
 
+def base_of(network: Network) -> Base:
+    return network.base if isinstance(network, Classifier) else network
+
+
+def weights_of(source: Source) -> str | None:
+    """The weights of a base as the table names them; None for a function that has yet to make it."""
+    return base_of(source).sha256[:12] if isinstance(source, torch.nn.Module) else None
+
+
 def rows_of(job: Job) -> list[Row]:
     """Run the attack of one job and measure its pictures."""
     network = own(job.source)
-    base = network.base if isinstance(network, Classifier) else network
+    base = base_of(network)
     loss = job.settings["loss"]
     start = time.perf_counter()
     result = zero_out(base, job.images, **{**job.settings, "loss": LOSSES[loss] if isinstance(loss, str) else loss})
@@ -240,7 +252,7 @@ def rows_of(job: Job) -> list[Row]:
     variation = [float("nan")] * len(job.names)
     if isinstance(network, Classifier):
         variation = ((network.probabilities(result.images) - network.blank()).abs().sum(1) / 2).tolist()
-    weights = base.sha256[:12]
+    weights = weights_of(base)
     rows = []
     for i in range(len(job.names)):
         change = difference(result.original[i : i + 1].cpu(), result.images[i : i + 1].cpu())
@@ -265,6 +277,12 @@ class Store:
                 if reader.fieldnames != COLUMNS:
                     raise ValueError(f"{self.path.name} has other columns than a sweep; give another path")
                 self._sort_in(list(reader))
+
+    def holds(self, key: tuple[str, ...], weights: str | None) -> bool:
+        """Whether the row is known. One of other weights is forgotten (None: any weights will do)."""
+        if key in self.rows and weights not in (None, self.rows[key]["weights"]):
+            del self.rows[key]
+        return key in self.rows
 
     def _sort_in(self, rows: Sequence[Row]) -> None:
         for row in rows:
@@ -306,7 +324,8 @@ def pick(table: pd.DataFrame, *, size: int = 224, **settings: Any) -> pd.DataFra
     for name, options in {**DEFAULTS, **settings}.items():
         options = options if isinstance(options, list) else [options]
         wanted = {text(complete({name: option})[name]) for option in options}
-        keep &= table[name].map(text).isin(wanted) | (name == "autocast")  # None is an empty place in a file
+        # pandas reads None as an empty place.
+        keep &= table[name].map(lambda value: text(None if pd.isna(value) else value)).isin(wanted)
     return table[keep]
 
 

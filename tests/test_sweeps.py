@@ -180,6 +180,20 @@ def test_another_picture_under_the_same_name_is_computed(tmp_path: Path) -> None
     assert table.left[0] > 0 and len(read(path)) == 2
 
 
+def test_rows_of_other_weights_are_computed_again(tmp_path: Path) -> None:
+    path, pictures, base = tmp_path / "table.csv", {"a": noise()}, random_net(1)
+    first = sweep({"net": base}, pictures, [{"steps": 1}], path=path)
+    with torch.no_grad():
+        next(base.parameters()).mul_(2)
+    # A function's network is not there yet when rows are looked up: its name is trusted.
+    made = sweep({"net": lambda: base}, pictures, [{"steps": 1}], path=path)
+    pd.testing.assert_frame_equal(made, first)
+    table = sweep({"net": base}, pictures, [{"steps": 1}], path=path)
+    assert table.weights[0] != first.weights[0] and len(read(path)) == 1
+    failed = sweep({"net": random_net(2)}, pictures, [{"steps": 1, "eps": -1.0}, {"steps": 1}], path=path)
+    assert failed.error.isna().tolist() == [False, True] and failed.weights[1] not in set(table.weights)
+
+
 def processes() -> Executor:
     return ProcessPoolExecutor(2, mp_context=get_context("spawn"))
 
@@ -246,6 +260,7 @@ def test_pick_finds_rows_by_settings() -> None:
     assert pick(table, **tiny, eps=[4 / 255, 8 / 255], margin=0.1).eps.round(4).tolist() == [0.0157, 0.0314]
     assert len(pick(table, **tiny, random_start=[True, False])) == 2
     assert pick(table, steps=2).empty and pick(table, size=8).empty
+    assert pick(table, **tiny, autocast=True).empty and len(pick(table, **tiny, autocast=[None, True])) == 1
 
 
 @pytest.mark.parametrize("needed", [1, 5, 16, 17])
