@@ -146,7 +146,7 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 
 def load_photos(split: str, folder: Path = DATA / "photos") -> tuple[Tensor, list[str]]:
     """The bundled photos of one split, "train" or "test": pictures (N, 3, 224, 224) and their N labels."""
-    with open(folder / "index.csv", newline="") as file:
+    with open(folder / "index.csv", encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == split]
     if not rows:
         raise ValueError(f"no photos in split {split!r}; give 'train' or 'test'")

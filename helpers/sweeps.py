@@ -228,6 +228,7 @@ def own(source: Source) -> Network:
 
 
 def base_of(network: Network) -> Base:
+    """What is attacked: the network itself, or that of a classifier."""
     return network.base if isinstance(network, Classifier) else network
 
 

@@ -80,7 +80,7 @@ def lab(tmp_path: Path) -> Iterator[str]:
     for name, values in SETTINGS.items():
         path = tmp_path / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(values))
+        path.write_text(json.dumps(values), encoding="utf-8")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -95,7 +95,7 @@ def lab(tmp_path: Path) -> Iterator[str]:
         "ZERO_OUT_OUT": "out",
     }
     environment = {**os.environ, **{name: str(tmp_path / place) for name, place in places.items()}}
-    with open(tmp_path / "lab.log", "w") as log:
+    with open(tmp_path / "lab.log", "w", encoding="utf-8") as log:
         server = subprocess.Popen([PYTHON, *command], env=environment, stdout=log, stderr=log)
         try:
             wait_for(f"http://127.0.0.1:{port}/api/status?token={token}", server, tmp_path / "lab.log")
@@ -117,7 +117,7 @@ def wait_for(address: str, server: subprocess.Popen, log: Path, seconds: float =
             return
         except OSError:
             time.sleep(0.2)
-    pytest.fail(f"JupyterLab did not start:\n{log.read_text()[-2000:]}")
+    pytest.fail(f"JupyterLab did not start:\n{log.read_text(encoding='utf-8')[-2000:]}")
 
 
 @pytest.fixture

@@ -76,4 +76,4 @@ class Place:
         return root
 
     def clones(self) -> list[str]:
-        return self.log.read_text().splitlines() if self.log.exists() else []
+        return self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else []

@@ -176,7 +176,7 @@ def strictly(text: str) -> dict[str, object]:
 
 def test_the_json_file_holds_everything(zeroed: Path, tmp_path: Path) -> None:
     found = certify(lowering(90.5), zeroed, picture(100.0))
-    content = strictly(found.save(tmp_path / "new" / "certificate.json").read_text())
+    content = strictly(found.save(tmp_path / "new" / "certificate.json").read_text(encoding="utf-8"))
     assert content.pop("zero") is True
     assert Certificate(**content) == found
 
@@ -184,7 +184,7 @@ def test_the_json_file_holds_everything(zeroed: Path, tmp_path: Path) -> None:
 def test_an_unchanged_picture_gives_strict_json_too(zeroed: Path, tmp_path: Path) -> None:
     found = certify(lowering(90.5), zeroed, zeroed)
     assert (found.linf, found.psnr, found.ssim) == (0, float("inf"), 1)
-    content = strictly(found.save(tmp_path / "certificate.json").read_text())
+    content = strictly(found.save(tmp_path / "certificate.json").read_text(encoding="utf-8"))
     assert float(content["psnr"]) == float("inf")
 
 
@@ -299,7 +299,7 @@ def test_the_command_line_tells_blind_from_not_blind_from_bad(
     nothing, complaint = capsys.readouterr()
     assert nothing == ""
     assert complaint.count("\n") == 1 and complaint.startswith("error: bad.png is not a whole picture")
-    content = strictly(certificate.read_text())
+    content = strictly(certificate.read_text(encoding="utf-8"))
     assert content["zero"] is True and content["nonzero"] == 0 and content["outputs"] == 25_088
     assert content["weights_sha256"] == VGG16_BASE.digest
     assert content["picture_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()

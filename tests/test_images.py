@@ -503,7 +503,7 @@ def test_a_file_in_the_place_of_the_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "folder").write_text("a file")
     with pytest.raises(OSError):
         save_png(noise(), tmp_path / "folder" / "picture.png")
-    assert (tmp_path / "folder").read_text() == "a file"
+    assert (tmp_path / "folder").read_text(encoding="utf-8") == "a file"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")

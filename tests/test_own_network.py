@@ -171,7 +171,7 @@ def test_families_of_torchvision(name: str) -> None:
 def test_the_last_convolution_of_torchvisions_vgg16_has_the_name_the_page_says() -> None:
     with torch.device("meta"):
         model = torchvision.models.vgg16()
-    assert '"features.29"' in (ROOT / "docs" / "own_network.md").read_text()
+    assert '"features.29"' in (ROOT / "docs" / "own_network.md").read_text(encoding="utf-8")
     assert [type(model.features[i]) for i in (28, 29, 30)] == [nn.Conv2d, nn.ReLU, nn.MaxPool2d]
 
 

@@ -245,7 +245,7 @@ def test_a_notebook_alone_in_an_empty_folder_reaches_its_first_figure(
 
 def test_the_data_set_is_whole_and_described(packed: Path) -> None:
     dataset = packed / "dataset"
-    about = json.loads((dataset / "dataset-metadata.json").read_text())
+    about = json.loads((dataset / "dataset-metadata.json").read_text(encoding="utf-8"))
     assert re.fullmatch(r"someone/[a-z0-9-]{6,50}", about["id"]) and 6 <= len(about["title"]) <= 50
     for folder in ("helpers", "data"):
         kept = [p for p in (ROOT / folder).rglob("*") if p.is_file() and "__pycache__" not in p.parts]
@@ -260,9 +260,9 @@ def test_the_data_set_is_whole_and_described(packed: Path) -> None:
 def test_each_notebook_has_its_folder(packed: Path) -> None:
     main = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
     assert sorted(path.name for path in (packed / "notebooks").iterdir()) == main
-    dataset = json.loads((packed / "dataset" / "dataset-metadata.json").read_text())["id"]
+    dataset = json.loads((packed / "dataset" / "dataset-metadata.json").read_text(encoding="utf-8"))["id"]
     for folder in (packed / "notebooks").iterdir():
-        about = json.loads((folder / "kernel-metadata.json").read_text())
+        about = json.loads((folder / "kernel-metadata.json").read_text(encoding="utf-8"))
         assert (folder / about["code_file"]).read_bytes() == (ROOT / "notebooks" / about["code_file"]).read_bytes()
         assert about["dataset_sources"] == [dataset] and not about["enable_internet"]
         assert re.fullmatch(r"someone/[a-z0-9-]{5,50}", about["id"]) and len(about["title"]) <= 50

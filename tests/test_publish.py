@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PROJECT = (ROOT / "pyproject.toml").read_text()
+PROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 ADDRESS = re.findall(r'^Repository = "https://github\.com/(.+)"$', PROJECT, flags=re.M)[0]
 VERSION = re.findall(r'^version = "(.+)"$', PROJECT, flags=re.M)[0]
 COPIED = ("tools", "notebooks", "docs", "site")
@@ -41,7 +41,7 @@ def texts(folder: Path) -> dict[Path, str]:
 
 
 def sources(path: Path) -> str:
-    return "\n".join("".join(cell["source"]) for cell in json.loads(path.read_text())["cells"])
+    return "\n".join("".join(cell["source"]) for cell in json.loads(path.read_text(encoding="utf-8"))["cells"])
 
 
 @pytest.mark.parametrize(
@@ -76,19 +76,19 @@ def test_a_new_address_stands_everywhere_and_can_be_taken_back(copy: Path) -> No
 
 def test_without_the_line_that_holds_the_address_one_sentence_says_so(copy: Path) -> None:
     project = copy / "pyproject.toml"
-    project.write_text(project.read_text().replace("Repository =", "Home ="))
+    project.write_text(project.read_text(encoding="utf-8").replace("Repository =", "Home ="), encoding="utf-8")
     try:
         refused = run(copy, "publish.py", NEW)
     finally:
-        project.write_text(PROJECT)
+        project.write_text(PROJECT, encoding="utf-8")
     assert refused.returncode == 2 and "has no line Repository" in refused.stderr
 
 
 def test_the_citation_agrees_with_the_project() -> None:
-    lines = (ROOT / "CITATION.cff").read_text().splitlines()
+    lines = (ROOT / "CITATION.cff").read_text(encoding="utf-8").splitlines()
     citation = dict(line.split(": ", 1) for line in lines if re.match(r"[\w-]+: ", line))
     assert citation["cff-version"] == "1.2.0" and citation["type"] == "software"
     assert citation["version"] == VERSION and citation["license"] == "MIT"
     assert citation["repository-code"] == f"https://github.com/{ADDRESS}"
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", citation["date-released"])
-    assert f"## {VERSION}, {citation['date-released']}" in (ROOT / "CHANGELOG.md").read_text()
+    assert f"## {VERSION}, {citation['date-released']}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")

@@ -109,7 +109,7 @@ def test_what_is_stored_is_not_computed_again(tmp_path: Path, monkeypatch: pytes
     pd.testing.assert_frame_equal(first, read(path))
     backwards = sweep({"net": far}, pictures, cells[::-1], path=path)
     assert backwards.eps.tolist() == [e for c in cells[::-1] for e in [pytest.approx(c["eps"])] * 2]
-    assert json.loads(path.with_suffix(".json").read_text())["torch"] == torch.__version__
+    assert json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["torch"] == torch.__version__
 
 
 def test_a_stopped_sweep_goes_on(tmp_path: Path) -> None:
@@ -306,7 +306,7 @@ def test_a_trial_is_picture_text_and_certificate(tmp_path: Path) -> None:
     one = sliders.trial(tiny_classifier(), picture(96.0), **STEADY)
     assert one.picture.startswith(b"\x89PNG") and one.certificate.zero and "exactly zero" in one.text
     assert one.save(tmp_path) == "laboratory.png and laboratory.json"
-    assert json.loads((tmp_path / "laboratory.json").read_text())["zero"]
+    assert json.loads((tmp_path / "laboratory.json").read_text(encoding="utf-8"))["zero"]
     assert torch.equal(load_image(tmp_path / "laboratory.png", size=8), one.result.images)
 
 
@@ -350,7 +350,7 @@ STORED = sorted((DATA / "sweeps").glob("*.csv"))
 
 @pytest.mark.parametrize("path", STORED, ids=lambda path: path.stem)
 def test_stored_sweeps_are_whole(path: Path) -> None:
-    with open(path, newline="") as file:
+    with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len({sweeps.key_of(row) for row in rows}) == len(rows) > 20
     table = read(path)
@@ -359,7 +359,7 @@ def test_stored_sweeps_are_whole(path: Path) -> None:
     assert ((table.left == 0) == (table.room >= 0)).all()
     assert (table.norm_ratio[table.left == 0] == 0).all()
     assert (table.variation[table.left == 0].dropna() < 1e-6).all()
-    about = json.loads(path.with_suffix(".json").read_text())
+    about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     assert about["rows"] == len(rows) and about["seeds"]
 
 

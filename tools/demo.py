@@ -29,8 +29,8 @@ def main() -> int:
     part = OUT / "02_albatross.html.part"
     part.write_text(page, encoding="utf-8")
     part.replace(OUT / "02_albatross.html")
-    certificate = json.loads((OUT / "albatross_zero.json").read_text())
-    verdict = json.loads((OUT / "verdict.json").read_text())
+    certificate = json.loads((OUT / "albatross_zero.json").read_text(encoding="utf-8"))
+    verdict = json.loads((OUT / "verdict.json").read_text(encoding="utf-8"))
     print(f"before: {verdict['before']}")
     print(f"after:  {verdict['after']}, the blank prediction: {verdict['blank']}")
     left, total = certificate["nonzero"], certificate["outputs"]

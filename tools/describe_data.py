@@ -89,8 +89,8 @@ def main() -> int:
     check = parser.parse_args().check
     path, text = DATA / "README.md", page()
     if check:
-        return int(not path.exists() or path.read_text() != text)
-    path.write_text(text)
+        return int(not path.exists() or path.read_text(encoding="utf-8") != text)
+    path.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -196,7 +196,7 @@ def photos(root: Path) -> None:
     writer = csv.DictWriter(text, rows[0], lineterminator="\n")
     writer.writeheader()
     writer.writerows(sorted(rows, key=lambda row: (row["split"], row["file"])))
-    (DATA / "photos" / "index.csv").write_text(text.getvalue())
+    (DATA / "photos" / "index.csv").write_text(text.getvalue(), encoding="utf-8")
     print(f"photos: {len(rows)}, of them {sum(r['split'] == 'test' for r in rows)} for test")
 
 

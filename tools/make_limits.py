@@ -40,7 +40,7 @@ def text(value: object) -> str:
 def fill(name: str, cells: list[Row], make: Callable[[Row], list[Row]]) -> None:
     """Make the rows of each cell that data/bench/name.csv does not hold, and write the table after each."""
     path = FOLDER / f"{name}.csv"
-    rows = list(csv.DictReader(io.StringIO(path.read_text()))) if path.exists() else []
+    rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8")))) if path.exists() else []
     for cell in cells:
         key = {column: text(value) for column, value in cell.items()}
         if any(key.items() <= row.items() for row in rows):

@@ -72,7 +72,7 @@ def pack_notebooks(folder: Path, owner: str) -> list[Path]:
 
 def write(path: Path, about: dict[str, object]) -> Path:
     """Write about as JSON; return its folder."""
-    path.write_text(json.dumps(about, indent=2) + "\n")
+    path.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     return path.parent
 
 

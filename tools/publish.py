@@ -20,7 +20,7 @@ def publish(repository: str) -> list[Path]:
     """Replace the old address by that of repository, "owner/name"; return the files that changed."""
     if not NAME.fullmatch(repository) or len(repository) > 139:
         raise ValueError(f"REPO is {repository!r}; give it as owner/name, for example zero-out/zero-out-attack")
-    project = (ROOT / "pyproject.toml").read_text()
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     old = re.search(r'^Repository = "https://github\.com/(.+)"$', project, flags=re.M)
     if old is None:
         raise ValueError('pyproject.toml has no line Repository = "https://github.com/..."; put it back')

@@ -22,7 +22,7 @@ else:  # pytest brings its twin
     import tomli as tomllib
 
 ROOT = Path(__file__).resolve().parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 URL, TAG = PROJECT["urls"]["Repository"], "v" + PROJECT["version"]
 
 
