@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from helpers.base import ACTIVATIONS, Base
 from helpers.images import check_images
 
-POOLS = (nn.MaxPool2d, nn.AvgPool2d)
+POOLINGS = (nn.MaxPool2d, nn.AvgPool2d)
 
 
 def layers(base: Base) -> dict[str, nn.Module]:
@@ -27,7 +27,7 @@ def layers(base: Base) -> dict[str, nn.Module]:
         named = _by_block([*base.body, *base.rest])
     else:
         named = {name.removeprefix("body.model."): module for name, module in base.named_modules()}
-    named = {name: module for name, module in named.items() if isinstance(module, (*ACTIVATIONS, *POOLS))}
+    named = {name: module for name, module in named.items() if isinstance(module, (*ACTIVATIONS, *POOLINGS))}
     ran: list[nn.Module] = []
     hooks = [module.register_forward_hook(lambda module, *_: ran.append(module)) for module in named.values()]
     with torch.no_grad():
@@ -43,7 +43,7 @@ def _by_block(modules: Sequence[nn.Module]) -> dict[str, nn.Module]:
     named: dict[str, nn.Module] = {}
     block, place = 1, 0
     for module in modules:
-        if isinstance(module, POOLS):
+        if isinstance(module, POOLINGS):
             named[f"pool{block}"] = module
             block, place = block + 1, 0
         elif isinstance(module, ACTIVATIONS):

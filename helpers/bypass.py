@@ -13,7 +13,7 @@ from torch import Tensor
 
 from helpers.attack import check_attack, hinge
 from helpers.base import Base
-from helpers.defences import POOLS, blur, jpeg, means, smaller
+from helpers.defences import MIDDLE, blur, jpeg, means, smaller
 from helpers.images import check_images
 from helpers.runtime import use_bfloat16
 from helpers.walk import Walk, half_cosine
@@ -72,7 +72,7 @@ def steer(
     return walk.rounded()
 
 
-def like(base: Base, donor: Tensor, ends: Sequence[int] = POOLS) -> PictureLoss:
+def like(base: Base, donor: Tensor, ends: Sequence[int] = MIDDLE) -> PictureLoss:
     """How far pictures are from what the donor (1, 3, H, W) gives: the loss of the constant-out attack.
 
     The sum, over layers on the way (see defences.means) and over the last one under and above its ReLU, of

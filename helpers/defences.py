@@ -26,7 +26,7 @@ from helpers.runtime import progress, use_bfloat16
 
 Filter = Callable[[Tensor], Tensor]
 Head = LogisticRegression | Pipeline
-POOLS = (17, 24)  # the layers that end pool3 and pool4 of VGG-16, counted from 1
+MIDDLE = (17, 24)  # the layers that end pool3 and pool4 of VGG-16, counted from 1
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Reading:
     length: Tensor
 
 
-def means(base: Base, images: Tensor, ends: Sequence[int] = POOLS) -> Reading:
+def means(base: Base, images: Tensor, ends: Sequence[int] = MIDDLE) -> Reading:
     """The Reading of pictures (N, 3, H, W), with slopes; ends: layers of the body, counted from 1."""
     if not isinstance(base.body, nn.Sequential) or not all(1 <= end <= len(base.body) for end in ends):
         raise ValueError(f"{base.name} has no layers {tuple(ends)} in sequence; give vgg16_base(), or other ends")
@@ -62,7 +62,7 @@ def look(
     base: Base,
     images: Tensor,
     *,
-    ends: Sequence[int] = POOLS,
+    ends: Sequence[int] = MIDDLE,
     batch: int = 2,
     keep: bool = False,
     autocast: bool | None = None,

@@ -60,6 +60,15 @@ class Detectors:
         ).astype(float)
 
 
+def most_alike(seen: Reading) -> Tensor:
+    """The largest cosine of each picture's features to those of another picture seen (N,), at least 0.
+
+    What a defender with a memory can compare (stateful detection, Chen et al. 2020): pictures of one origin.
+    """
+    unit = READERS["unit length"](seen)
+    return (unit @ unit.T).fill_diagonal_(0).amax(1)
+
+
 class Shape:
     """The clouds of vectors (N, C) of each class: their means, and one covariance for all."""
 

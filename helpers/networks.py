@@ -39,7 +39,7 @@ def vgg_layers() -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-POOLS = {"pool3": 17, "pool4": 24, "pool5": 31}  # where each pooling ends in vgg_layers
+POOL_ENDS = {"pool3": 17, "pool4": 24, "pool5": 31}  # where each pooling ends in vgg_layers
 
 
 def vgg16_base(until: str = "pool5") -> Base:
@@ -47,11 +47,11 @@ def vgg16_base(until: str = "pool5") -> Base:
 
     until: the pooling that ends it, "pool3", "pool4" or "pool5" (the whole base).
     """
-    if until not in POOLS:
-        raise ValueError(f"until is {until!r}; give one of {', '.join(POOLS)}")
+    if until not in POOL_ENDS:
+        raise ValueError(f"until is {until!r}; give one of {', '.join(POOL_ENDS)}")
     layers = vgg_layers()
     layers.load_state_dict(files.load_bundled(files.VGG16_BASE))
-    layers = layers[: POOLS[until]]
+    layers = layers[: POOL_ENDS[until]]
     name = "vgg16 (Oxford)" if until == "pool5" else f"vgg16 (Oxford) until {until}"
     return Base(layers[:-2], layers[-2:], mean=CAFFE_MEAN, std=CAFFE_STD, name=name, sha256=files.VGG16_BASE.digest)
 

@@ -127,14 +127,15 @@ def strip(
     original: Tensor, attacked: Tensor, before: Prediction | None = None, after: Prediction | None = None
 ) -> Figure:
     """Original, change x k around grey, attacked picture; with predictions also their bars."""
-    k = amplification(attacked - original)
+    change = attacked.cpu() - original.cpu()  # either may lie on a GPU
+    k = amplification(change)
     panels = 3 + (before is not None) + (after is not None)
     figure, axes = plt.subplots(1, panels, figsize=(WIDE, WIDE / panels + 0.35))
     axes = list(axes)
     image_on(axes[0], original, "original")
     if before is not None:
         bars_on(axes.pop(1), before, "what it says")
-    image_on(axes[1], 0.5 + k * (attacked - original), f"change x {k}")
+    image_on(axes[1], 0.5 + k * change, f"change x {k}")
     image_on(axes[2], attacked, "attacked")
     if after is not None:
         bars_on(axes[3], after, "what it says now")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from helpers.defences import Reading, fit_head
-from helpers.detectors import SQUEEZERS, Detectors, Shape, exact_interval, judge, refused, thresholds
+from helpers.detectors import SQUEEZERS, Detectors, Shape, exact_interval, judge, most_alike, refused, thresholds
 
 
 def reading(features: torch.Tensor) -> Reading:
@@ -102,3 +102,10 @@ def test_judge_on_separated_equal_and_reversed_scores() -> None:
 )
 def test_exact_intervals_are_those_of_the_tables(hits: int, of: int, low: float, high: float) -> None:
     assert exact_interval(hits, of) == pytest.approx((low, high), abs=6e-4)
+
+
+def test_a_memory_knows_pictures_of_one_origin_but_no_zeros() -> None:
+    """Likeness counts direction alone, never a picture against itself, and nothing is like nothing."""
+    vectors = torch.tensor([[3.0, 4.0], [6.0, 8.0], [4.0, 3.0], [0.0, 0.0], [0.0, 0.0]])
+    assert most_alike(reading(vectors)).tolist() == pytest.approx([1, 1, 24 / 25, 0, 0])
+    assert most_alike(reading(vectors[:1])).tolist() == [0]

@@ -38,9 +38,9 @@ SOURCES = {
     "scikit-image 0.26.0 (CC0); photos/index.csv names both for each file. The whole is under GPL-2",
     "defences/": "photos of photos/ after an attack, by tools/make_defences.py. Zero-out: zero/, of other photos "
     "zero_calibration/, through filters zero_filtered/. Constant-out through filters: alike/. Tables: sanity.csv, how "
-    "near the donor steering comes; donors.csv, three donors without filters; sizes.csv, in random sizes; left.csv, "
-    "outputs left behind filters; hardened.csv and hardened_eps.csv, attacks on a tuned base, by "
-    "tools/make_hardened.py. GPL-2, as the photos",
+    "near the donor steering comes; donors.csv, three donors without filters; own_donors.csv, a donor for each photo; "
+    "sizes.csv, in random sizes; left.csv, outputs left behind filters; hardened.csv and hardened_eps.csv, attacks on "
+    "a tuned base, by tools/make_hardened.py. GPL-2, as the photos",
     "bench/": "how far the attack carries, one row a case (and the patterns of universal.csv, each + 128 as a PNG), "
     "computed on photos of photos/ by tools/make_limits.py; the attack beside other recipes (peers*.csv) by "
     "tests/peers.py and on all photos (strength*.csv) by tests/bench.py; MIT, as the code",
