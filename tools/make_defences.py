@@ -22,7 +22,7 @@ from torch import Tensor
 from helpers.attack import zero_out
 from helpers.base import Base
 from helpers.bypass import VIEWS, like, silent, steer
-from helpers.defences import READERS, fit_head, look, shrink_and_pad, views
+from helpers.defences import READERS, Reading, fit_head, look, shrink_and_pad, views
 from helpers.detectors import Detectors, most_alike
 from helpers.images import DATA, load_folder, load_image, load_photos, write_file
 from helpers.networks import vgg16_base
@@ -117,25 +117,23 @@ def donors(base: Base, head: LogisticRegression, images: Tensor) -> pd.DataFrame
 
 
 def own_donors(
-    base: Base, head: LogisticRegression, images: Tensor, train: Tensor, labels: Sequence[str]
+    base: Base, head: LogisticRegression, images: Tensor, known: Reading, labels: Sequence[str]
 ) -> pd.DataFrame:
     """Each picture steered through filters to a donor of its own, the clean one half the set away: one row each.
 
-    Columns: photo, donor, the answers behind each view, the score of each detector, and alike, the largest cosine
-    of the features to another of the steered ones.
+    known: the training photos with their labels. Columns: photo, donor, the answers behind each view, the score of
+    each detector, and alike, the largest cosine of the features to another of the steered ones.
     """
-    places = list(range(len(images)))
-    donors = places[len(images) // 2 :] + places[: len(images) // 2]
+    places = torch.arange(len(images))
+    donors = places.roll(len(images) // 2)
     moved = []
-    for place, donor in zip(places, donors, strict=True):
-        loss = like(base, images[donor : donor + 1])
-        moved.append(steer(base, loss, images[place : place + 1], views=VIEWS, steps=STEPS))
-        print("own donor of", place, flush=True)
+    for image, donor in zip(images.split(1), images[donors].split(1), strict=True):
+        moved.append(steer(base, like(base, donor), image, views=VIEWS, steps=STEPS))
+        print("steered to its own donor:", len(moved), flush=True)
     seen = {view: look(base, x, autocast=False) for view, x in views(torch.cat(moved))}
     table = pd.DataFrame({"photo": places, "donor": donors})
     for view, reading in seen.items():
         table[view] = head.predict(reading.features.numpy())
-    known = look(base, train, keep=True, autocast=False)
     scores = Detectors(known, labels, head).scores(seen)
     return pd.concat([table, scores], axis=1).assign(alike=most_alike(seen["no filter"]).numpy())
 
@@ -166,7 +164,8 @@ def main() -> int:
     calibration, photos = test[::2], test[1::2]
     donor, few = load_image(DONOR), photos[::9]
     train, labels = load_photos("train")
-    head = fit_head(look(base, train, keep=True, autocast=False).features, labels)
+    known = look(base, train, keep=True, autocast=False)
+    head = fit_head(known.features, labels)
     zeroed = attack_all("zero", photos, lambda x: zero_out(base, x).images)
     attack_all("zero_calibration", calibration[::4], lambda x: zero_out(base, x).images)
     proof = attack_all("zero_filtered", few, lambda x: steer(base, silent(base), x, views=VIEWS, steps=ZERO_STEPS))
@@ -175,7 +174,7 @@ def main() -> int:
     write_table("sizes.csv", lambda: sizes(base, head, alike))
     write_table("sanity.csv", lambda: sanity(base, head, photos[::7], donor))
     write_table("donors.csv", lambda: donors(base, head, few))
-    write_table("own_donors.csv", lambda: own_donors(base, head, photos, train, labels))
+    write_table("own_donors.csv", lambda: own_donors(base, head, photos, known, labels))
     return 0
 
 
