@@ -177,6 +177,8 @@ def test_the_laboratory_runs_on_an_uploaded_file(shown: list, made: list, tmp_pa
 
 def set_value(button: widgets.FileUpload, name: str, content: bytes) -> None:
     """Choose a file, in the version that is installed."""
+    if isinstance(button.value, dict):  # ipywidgets 7, where only the browser may write it
+        return button.set_trait("value", upload_of(name, content, 7))
     entry = {"name": name, "type": "image/png", "size": len(content), "content": content}
     entry["last_modified"] = datetime.now(timezone.utc)
     button.value = (entry,)

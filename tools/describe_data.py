@@ -55,9 +55,9 @@ licence; data files keep their own. This page is written by `tools/describe_data
 |---|---|---|
 | weights/ | two networks and a tuning, safetensors | `tools/make_weights.py`, `tools/make_hardened.py` |
 | images/ | single pictures, 224 x 224, PNG | `tools/make_images.py` |
-| defences/ | attacked photos for the notebooks on defence and bypass, lossless WebP | `tools/make_defences.py` |
+| defences/ | attacked photos for the notebooks on defence and bypass, lossless WebP | `tools/make_defences.py`, `tools/make_hardened.py` |
 | sweeps/ | results of many attacks, one row each, with the versions that made them | `tools/make_sweeps.py` |
-| bench/ | tables on strength and limits, and the universal patterns | `tools/make_limits.py`, `tests/peers.py` |
+| bench/ | tables on strength and limits, and the universal patterns | `tools/make_limits.py`, `tests/peers.py`, `tests/bench.py` |
 | photos/ | six classes for transfer learning, 224 x 224, JPEG, split by cut-out | `tools/make_images.py` |
 """
 
