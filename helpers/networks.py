@@ -284,18 +284,25 @@ def train_head(
 ) -> Classifier:
     """Transfer learning: a linear head on the frozen base, in seconds.
 
-    images (N, 3, H, W) in [0, 1] with N labels. The features are averaged over positions
+    images (N, 3, H, W) in [0, 1] with N labels. Maps (C, H, W) are averaged over positions, flat features (C,)
+    taken as they are (maps with channels last look the same as others: move their channels first yourself),
     and given to scikit-learn's LogisticRegression, in units of their mean length (c: inverse of
     its regularisation). features: embed(base, images), or its averages over positions (N, channels), where
     they are known already, saves the time.
-    Raises ValueError when the numbers differ or only one class is there.
+    Raises ValueError when the numbers differ, only one class is there or features have another shape.
     """
     check_images(images)
+    if len(base.feature_shape) not in (1, 3):
+        raise ValueError(
+            f"features of {base.name} have shape {base.feature_shape}; a head is trained on maps (C, H, W) or on "
+            "(C,), so give a base that ends in such a layer"
+        )
     if len(images) != len(labels):
         raise ValueError(f"{len(images)} pictures but {len(labels)} labels; give one label per picture")
     if len(set(labels)) < 2:
         raise ValueError("all labels are the same; a classifier needs at least two classes")
-    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    maps = len(base.feature_shape) == 3
+    pool = nn.Sequential(*([nn.AdaptiveAvgPool2d(1), nn.Flatten()] if maps else []))
     features = embed(base, images) if features is None else features
     if len(features) != len(images):
         raise ValueError(f"{len(images)} pictures but features of {len(features)}; give embed(base, images)")

@@ -57,7 +57,7 @@ def squared(z: Tensor, margin: float) -> Tensor:
 
 def norm(z: Tensor, margin: float) -> Tensor:
     """The length of the vector of outputs (PhotoGuard's encoder attack aimed at zero, Salman et al. 2023)."""
-    return torch.linalg.vector_norm(torch.relu(z), dim=(1, 2, 3), keepdim=True)
+    return torch.linalg.vector_norm(torch.relu(z), dim=tuple(range(1, z.ndim)), keepdim=True)
 
 
 def log_norm(z: Tensor, margin: float) -> Tensor:
@@ -67,7 +67,7 @@ def log_norm(z: Tensor, margin: float) -> Tensor:
 
 def dispersion(z: Tensor, margin: float) -> Tensor:
     """The standard deviation of the outputs (Dispersion Reduction, Lu et al. 2020)."""
-    return torch.relu(z).std(dim=(1, 2, 3), keepdim=True)
+    return torch.relu(z).std(dim=tuple(range(1, z.ndim)), keepdim=True)
 
 
 LOSSES = {loss.__name__: loss for loss in (hinge, squared_hinge, total, squared, norm, log_norm, dispersion)}

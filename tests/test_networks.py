@@ -330,6 +330,30 @@ def test_a_trained_head_takes_features_that_are_known() -> None:
         train_head(base, images, labels, features=features[1:])
 
 
+def flat(*ends: nn.Module) -> Base:
+    """A base whose features are flat (8,), or what `ends` make of them."""
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return Base(body, nn.Sequential(nn.ReLU(), *ends), size=8, name="flat")
+
+
+def test_a_trained_head_takes_flat_features_as_they_are() -> None:
+    base, (images, labels) = flat(), coloured(3)
+    classifier = train_head(base, images, labels)
+    assert torch.equal(classifier(images), classifier.head[-1](base.features(images)))
+    assert [row[0][0] for row in classifier.predict(images)] == labels
+    assert classifier.blank().shape == (3,)
+
+
+@pytest.mark.parametrize("shape", [(4, 2), (2, 2, 2, 1)])
+def test_features_that_are_no_maps_are_refused_before_work(shape: tuple[int, ...]) -> None:
+    base, (images, labels) = flat(nn.Unflatten(1, shape)), coloured(2)
+    base.body.register_forward_pre_hook(lambda *_: pytest.fail("the network ran"))
+    with pytest.raises(ValueError, match=r"features of flat have shape \(.*, so give a base"):
+        train_head(base, images, labels)
+
+
 def test_a_trained_head_gives_all_blind_pictures_its_biases() -> None:
     images, labels = coloured(3)
     base = corridor(100.5, 130.5)

@@ -252,6 +252,14 @@ def test_every_loss_has_a_finite_slope_and_lowers_outputs(name: str) -> None:
     assert table.left[1] < table.left[0] or name == "dispersion"
 
 
+@pytest.mark.parametrize("name", list(LOSSES))
+def test_every_loss_takes_outputs_of_any_shape(name: str) -> None:
+    maps = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    flat = LOSSES[name](maps.flatten(1), 0.5)
+    assert flat.shape in ((2, 48), (2, 1))
+    assert torch.allclose(flat, LOSSES[name](maps, 0.5).flatten(1))
+
+
 def test_pick_finds_rows_by_settings() -> None:
     cells = grid(eps=[4 / 255, 8 / 255], margin=[0.1, 1.0], steps=2, random_start=[False, True])
     table = sweep({"net": far}, {"a": noise()}, cells)
