@@ -138,7 +138,7 @@ def check_attack(
     focus: float,
     norm: str = "linf",
 ) -> Tensor:
-    """Raise one clear error for bad input; return the images on the base's device."""
+    """Raise one clear error for bad input; return the images on the base's device, without their history."""
     check_images(images)
     if not on_grid(images):
         raise ValueError("images are not on the 8-bit grid; round them with to_grid, as a PNG file would")
@@ -162,7 +162,7 @@ def check_attack(
         raise ValueError(f"step_size is {step_size}; a step of 1 already crosses the whole range of a pixel")
     if not 0 <= momentum < 1:
         raise ValueError(f"momentum is {momentum}; give a number from 0 up to, but below, 1")
-    return images.to(base.mean.device)
+    return images.detach().to(base.mean.device)
 
 
 class _Search:

@@ -37,7 +37,7 @@ def kept(base: Base, images: Tensor, what: str, compute: Callable[[], dict[str, 
     """
     key = hashlib.sha256(_code())
     key.update(f"{base.name} {base.sha256} {what} {torch.__version__} {tuple(images.shape)}".encode())
-    key.update(images.cpu().contiguous().numpy().tobytes())
+    key.update(images.detach().cpu().contiguous().numpy().tobytes())
     with contextlib.suppress(OSError, SafetensorError):
         return load_file(_place(key.hexdigest()))
     result = compute()

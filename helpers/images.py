@@ -267,7 +267,8 @@ def difference(original: Tensor, attacked: Tensor) -> Difference:
             raise ValueError(f"{what} is not on the 8-bit grid; round it with to_grid first")
     if original.shape != attacked.shape:
         raise ValueError(f"shapes differ: {tuple(original.shape)} and {tuple(attacked.shape)}")
-    a, b = (image[0].permute(1, 2, 0).cpu().double().numpy() for image in (original, attacked))  # MPS has no double
+    pair = (image[0].detach().permute(1, 2, 0) for image in (original, attacked))
+    a, b = (image.cpu().double().numpy() for image in pair)  # MPS has no double
     gap = np.abs(a - b)
     psnr = float(peak_signal_noise_ratio(a, b, data_range=1)) if gap.any() else float("inf")
     ssim = float(structural_similarity(a, b, channel_axis=2, data_range=1))

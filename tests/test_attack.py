@@ -531,6 +531,13 @@ def test_a_missing_flat_part_is_noticed_before_any_work(fused: Base) -> None:
         zero_out(fused, noise())
 
 
+def test_pictures_that_require_a_gradient_are_attacked_like_others() -> None:
+    image = noise()
+    result = attack(lowering(90.5), image.clone().requires_grad_(), steps=3)
+    assert torch.equal(result.images, attack(lowering(90.5), image, steps=3).images)
+    assert not result.images.requires_grad and not result.original.requires_grad
+
+
 def test_settings_are_keyword_only() -> None:
     with pytest.raises(TypeError, match="positional"):
         zero_out(lowering(), noise(), 8 / 255)

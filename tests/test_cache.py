@@ -34,6 +34,13 @@ def test_the_second_time_nothing_is_computed() -> None:
     assert all(torch.equal(first[name], second[name]) for name in ("a", "b"))
 
 
+def test_pictures_that_require_a_gradient_are_the_same_pictures() -> None:
+    asked = Asked()
+    kept(lowering(90.5), picture(92), "x", asked)
+    kept(lowering(90.5), picture(92).requires_grad_(), "x", asked)
+    assert asked.times == 1
+
+
 @pytest.mark.parametrize("what", ["pixels", "order", "weights", "training", "question"])
 def test_anything_else_is_computed(what: str) -> None:
     base, images, asked = lowering(90.5), picture(92, 97), Asked()

@@ -537,6 +537,10 @@ def test_difference_of_one_pixel() -> None:
     assert difference(attacked, original) == found
 
 
+def test_difference_does_not_mind_gradients() -> None:
+    assert difference(noise().requires_grad_(), picture(9.0)) == difference(noise(), picture(9.0).requires_grad_())
+
+
 def test_difference_of_equal_pictures() -> None:
     assert difference(noise(), noise()) == Difference(0, 0.0, float("inf"), 1.0)
 
