@@ -143,8 +143,6 @@ def check_attack(
     if not on_grid(images):
         raise ValueError("images are not on the 8-bit grid; round them with to_grid, as a PNG file would")
     check_base(base)
-    if base.training:
-        raise ValueError("the network is in training mode, so that its output is random; call base.eval()")
     if norm not in NORMS:
         raise ValueError(f"norm is {norm!r}; give one of {', '.join(NORMS)}")
     if norm == "linf" and not 0 <= eps <= 1:

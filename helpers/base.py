@@ -100,10 +100,12 @@ def _flat(rest: nn.Module, z: Tensor) -> bool:
 
 
 def check_base(base: object) -> None:
-    """Raise one clear error for what is no Base."""
+    """Raise one clear error for what is no Base, or one in training mode."""
     if not isinstance(base, Base):
         remedy = "give its .base" if isinstance(getattr(base, "base", None), Base) else "make one with helpers.networks"
         raise TypeError(f"base is a {type(base).__name__}, not a Base; {remedy}")
+    if base.training:
+        raise ValueError("the network is in training mode, so that its output is random; call base.eval()")
 
 
 class Classifier(nn.Module):

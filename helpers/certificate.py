@@ -104,7 +104,8 @@ def certify(base: Base, png: str | Path, original: str | Path | Tensor | None = 
 
     png: an 8-bit RGB PNG file, taken as it is, never resized. original: the clean picture,
     as a file or a tensor (1, 3, H, W), for the size of the change. Raises ValueError or
-    FileNotFoundError when a file is missing, is no such PNG or has another size, TypeError for another base.
+    FileNotFoundError when a file is missing, is no such PNG or has another size or the base is in training
+    mode, TypeError for another base.
     """
     check_base(base)
     content = Path(png).read_bytes()

@@ -260,6 +260,11 @@ def test_missing_files_are_named(zeroed: Path, tmp_path: Path) -> None:
         certify(lowering(), zeroed, tmp_path / "nowhere.png")
 
 
+def test_a_base_in_training_mode_is_refused(zeroed: Path) -> None:
+    with pytest.raises(ValueError, match=r"training mode.*base\.eval\(\)"):
+        certify(lowering(90.5).train(), zeroed)
+
+
 def test_an_original_of_another_size_is_refused(zeroed: Path) -> None:
     with pytest.raises(ValueError, match="shapes differ"):
         certify(lowering(90.5), zeroed, noise(size=16))
