@@ -4,6 +4,7 @@ import os
 import platform
 import random
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,9 @@ import numpy as np
 import torch
 
 T = TypeVar("T")
+PRODUCTS = (torch.backends.cuda.matmul, torch.backends.cudnn)  # whose factors GPUs may round (TF32)
+_LOCK = threading.Lock()
+_INSIDE: list[list[bool]] = []  # for each that is in full_float32 now: the switches as the first one found them
 
 
 def pick_device() -> torch.device:
@@ -47,16 +51,25 @@ def use_bfloat16(device: torch.device, choice: bool | None) -> bool:
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Inside, products of float32 are computed in float32 on GPUs too, which else may round their factors (TF32)."""
-    products = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [product.allow_tf32 for product in products]
+    """Inside, products of float32 are computed in float32 on GPUs too, which else may round their factors (TF32).
+
+    The switches are those of the whole program: of several threads the last one to leave sets them back.
+    """
+    with _LOCK:
+        _INSIDE.append(_INSIDE[0] if _INSIDE else [product.allow_tf32 for product in PRODUCTS])
+        _switch([False] * len(PRODUCTS))
     try:
-        for product in products:
-            product.allow_tf32 = False
         yield
     finally:
-        for product, allowed in zip(products, before, strict=True):
-            product.allow_tf32 = allowed
+        with _LOCK:
+            before = _INSIDE.pop()
+            if not _INSIDE:
+                _switch(before)
+
+
+def _switch(allowed: list[bool]) -> None:
+    for product, rounds in zip(PRODUCTS, allowed, strict=True):
+        product.allow_tf32 = rounds
 
 
 def seed_everything(seed: int = 0) -> None:
@@ -64,7 +77,7 @@ def seed_everything(seed: int = 0) -> None:
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    _switch([False] * len(PRODUCTS))
 
 
 def watched() -> bool:

@@ -1,6 +1,7 @@
 """Device, seed and progress."""
 
 import random
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 
 import numpy as np
@@ -152,16 +153,30 @@ def test_with_other_settings_a_failing_claim_is_told_once(capsys: pytest.Capture
     assert capsys.readouterr().out.count("With your settings") == 1
 
 
-def test_float32_is_full_inside_and_as_before_after() -> None:
+@pytest.fixture
+def rounding() -> Iterator[Callable[[], list[bool]]]:
+    """Tells which products may be rounded; before the test all of them."""
     products = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [product.allow_tf32 for product in products]
-    try:
-        for product in products:
-            product.allow_tf32 = True
-        with pytest.raises(KeyboardInterrupt), full_float32():
-            assert not any(product.allow_tf32 for product in products)
-            raise KeyboardInterrupt
-        assert all(product.allow_tf32 for product in products)
-    finally:
-        for product, allowed in zip(products, before, strict=True):
-            product.allow_tf32 = allowed
+    for product in products:
+        product.allow_tf32 = True
+    yield lambda: [product.allow_tf32 for product in products]
+    for product, allowed in zip(products, before, strict=True):
+        product.allow_tf32 = allowed
+
+
+def test_float32_is_full_inside_and_as_before_after(rounding: Callable[[], list[bool]]) -> None:
+    with pytest.raises(KeyboardInterrupt), full_float32():
+        assert not any(rounding())
+        raise KeyboardInterrupt
+    assert all(rounding())
+
+
+def test_float32_is_full_until_the_last_of_several_has_left(rounding: Callable[[], list[bool]]) -> None:
+    first, second = full_float32(), full_float32()  # as two threads enter and leave
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not any(rounding())
+    second.__exit__(None, None, None)
+    assert all(rounding())
