@@ -124,7 +124,8 @@ def sweep(
 
     networks: name -> base, classifier, or a module-level function that makes one (with a pool of
     processes each worker then loads it once). pictures: name -> (1, 3, H, W) in [0, 1]. cells:
-    settings of zero_out, see grid; loss may be a name in LOSSES. path: a CSV file that gets each
+    settings of zero_out, see grid; loss may be a name in LOSSES, or a function of yours, which the
+    table knows by its name alone: rename it when you change it. path: a CSV file that gets each
     row as soon as it is known, and whose rows are not computed again; beside it a JSON file with
     versions. Rows of a base whose weights have changed since are computed again (not where a
     function makes the network: its name is trusted; nor for a new head, which only changes the
@@ -166,11 +167,20 @@ def complete(settings: Settings) -> Settings:
         raise ValueError(f"zero_out has no setting {unknown[0]!r}; it has {', '.join(DEFAULTS)}")
     full = {**DEFAULTS, **settings}
     full = {k: float(v) if isinstance(DEFAULTS[k], float) else v for k, v in full.items()}
-    if isinstance(full["loss"], str) and full["loss"] not in LOSSES:
-        raise ValueError(f"loss is {full['loss']!r}; give one of {', '.join(LOSSES)}, or a function")
-    if getattr(full["loss"], "__name__", "") == "<lambda>":
-        raise ValueError("loss is a lambda, which has no name for the table; give a function with a name")
+    check_loss(full["loss"])
     return full
+
+
+def check_loss(loss: object) -> None:
+    """Raise one clear error for a loss that the table could not tell from others by its name."""
+    name = loss if isinstance(loss, str) else getattr(loss, "__name__", None)
+    if isinstance(loss, str) and loss not in LOSSES:
+        raise ValueError(f"loss is {loss!r}; give one of {', '.join(LOSSES)}, or a function")
+    if name in (None, "<lambda>"):
+        what = f"a {type(loss).__name__}" if name is None else "a lambda"
+        raise ValueError(f"loss is {what}, which has no name for the table; give a function with a name")
+    if name in LOSSES and loss not in (name, LOSSES[name]):
+        raise ValueError(f"loss is a function named {name!r} like one of LOSSES, and would get its rows; rename it")
 
 
 def text(value: object) -> str:

@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -293,11 +294,25 @@ def test_bad_input_is_one_clear_error(tmp_path: Path) -> None:
         sweep({"net": far}, one, [{"loss": "hing"}])
     with pytest.raises(ValueError, match="lambda"):
         sweep({"net": far}, one, [{"loss": lambda z, margin: z}])
+    with pytest.raises(ValueError, match="loss is a partial, which has no name for the table"):
+        sweep({"net": far}, one, [{"loss": partial(LOSSES["hinge"], margin=2.0)}])
     with pytest.raises(ValueError, match="2 pictures"):
         sweep({"net": far}, {"a": noise(2)}, [{}])
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="other columns"):
         sweep({"net": far}, one, [{}], path=tmp_path / "other.csv")
+
+
+def test_a_loss_named_like_one_of_ours_does_not_get_its_rows() -> None:
+    def norm(z: torch.Tensor, margin: float) -> torch.Tensor:
+        return torch.relu(z)
+
+    one = {"a": noise()}
+    with pytest.raises(ValueError, match="named 'norm' like one of LOSSES, and would get its rows; rename it"):
+        sweep({"net": far}, one, [{"loss": norm}])
+    norm.__name__ = "my_norm"
+    cells = grid(steps=1, loss=["norm", LOSSES["norm"], norm])
+    assert sweep({"net": far}, one, cells).loss.tolist() == ["norm", "my_norm"]
 
 
 # --- the laboratory --------------------------------------------------------------------------------
