@@ -15,7 +15,7 @@ from torch import Tensor
 
 from helpers.base import Base, check_base
 from helpers.certificate import Certificate, certify, count_nonzero, main, nonzero_and_margin, room
-from helpers.images import check_images, on_grid
+from helpers.images import check_images, check_number, is_whole, on_grid
 from helpers.runtime import use_bfloat16
 from helpers.walk import NORMS, Walk, half_cosine
 
@@ -92,6 +92,7 @@ def zero_out(
     or TypeError for bad input before any work.
     """
     images = check_attack(base, images, eps, steps, step_size, momentum, margin, focus, norm)
+    steps = int(steps)  # what NumPy's numbers compare to is no bool
     search = _Search(base, images, eps, norm, margin, loss, autocast)
     if random_start:
         search.walk.scatter(seed)
@@ -145,13 +146,16 @@ def check_attack(
     check_base(base)
     if norm not in NORMS:
         raise ValueError(f"norm is {norm!r}; give one of {', '.join(NORMS)}")
+    numbers = {"eps": eps, "step_size": step_size, "momentum": momentum, "margin": margin, "focus": focus}
+    for name, value in numbers.items():
+        check_number(name, value)
     if norm == "linf" and not 0 <= eps <= 1:
         raise ValueError(f"eps is {eps}; it is a share of [0, 1], for example {min(abs(eps), 255):g}/255")
     if not 0 <= eps < math.inf:
         raise ValueError(f"eps is {eps}; in the norm l2 give a length of at least 0, for example 5")
     if 0 < eps < 0.999 / 255:
         raise ValueError(f"eps is {eps:g}, less than one of 255 grey levels; an 8-bit file cannot hold it")
-    if not isinstance(steps, int) or steps < 0:
+    if not is_whole(steps) or steps < 0:
         raise ValueError(f"steps is {steps!r}; give a whole number, 0 or more")
     for name, value in {"step_size": step_size, "margin": margin, "focus": focus}.items():
         if not 0 <= value < math.inf:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from helpers.attack import hinge
 from helpers.base import Base
-from helpers.images import check_images
+from helpers.images import check_images, is_whole
 from helpers.networks import vgg16_base
 from helpers.runtime import use_bfloat16
 from helpers.walk import half_cosine
@@ -118,8 +118,9 @@ def harden(
     if not 1 <= side <= min(images.shape[-2:]):
         raise ValueError(f"side is {side}; give 1 to {min(images.shape[-2:])} pixels")
     for name, value in {"epochs": epochs, "batch": batch}.items():
-        if not isinstance(value, int) or value < 1:
+        if not is_whole(value) or value < 1:
             raise ValueError(f"{name} is {value!r}; give a whole number, 1 or more")
+    epochs, batch = int(epochs), int(batch)  # torch splits by Python's numbers only
     images, chance = images.to(base.mean.device), torch.Generator().manual_seed(seed)
     net, silence = _opened(base, images[:4]), base.flat_below()
     numbers = [p for p in net.parameters() if p.requires_grad]

@@ -6,6 +6,7 @@ every value is k/255: then a PNG file holds it without loss.
 
 import csv
 import io
+import operator
 import os
 import struct
 import tempfile
@@ -40,7 +41,7 @@ def load_image(source: Any, size: int = 224) -> Tensor:
     Raises ValueError or FileNotFoundError, with the remedy. Warns when a tiny picture
     has to be enlarged more than twice.
     """
-    if not isinstance(size, int) or size < 1:
+    if not is_whole(size) or size < 1:
         raise ValueError(f"size is {size!r}; give a whole number of pixels, for example 224")
     name = _name(source)
     with warnings.catch_warnings():
@@ -169,6 +170,22 @@ def out_folder() -> Path:
     folder = Path(given) if given else root / "out"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def is_whole(value: object) -> bool:
+    """Whether a setting is a whole number, of Python's or any other kind (np.int64); True and 10.0 are none."""
+    try:
+        return not isinstance(value, bool) and operator.index(value) is not None
+    except TypeError:
+        return False
+
+
+def check_number(name: str, value: object) -> None:
+    """Raise one clear error for a setting that is no number."""
+    try:
+        float(None if isinstance(value, str) else value)  # "8" can be made a float, but not compared with one
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise ValueError(f"{name} is {value!r}; give one number, without quotes or brackets") from error
 
 
 def check_images(images: Tensor, what: str = "images") -> None:

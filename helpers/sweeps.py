@@ -21,12 +21,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
 from helpers.attack import hinge, zero_out
-from helpers.images import check_images, difference, write_file
+from helpers.images import check_images, check_number, difference, write_file
 from helpers.networks import Base, Classifier, embed
 from helpers.runtime import native_bfloat16, progress
 
@@ -81,12 +82,18 @@ KEY = COLUMNS[: -len(RESULTS)]
 
 
 def grid(**axes: Any) -> list[Settings]:
-    """Every combination of the settings of zero_out; what is no list stays fixed.
+    """Every combination of the settings of zero_out; what is no list (see options) stays fixed.
 
     grid(eps=[4/255, 8/255], steps=[50, 100], margin=1.0) has four cells.
     """
-    values = [list(v) if isinstance(v, list | tuple | range) else [v] for v in axes.values()]
+    values = map(options, axes.values())
     return [dict(zip(axes, combination, strict=True)) for combination in itertools.product(*values)]
+
+
+def options(setting: Any) -> list[Any]:
+    """The values that a list, tuple, range or NumPy array offers; anything else is the only one."""
+    setting = setting.tolist() if isinstance(setting, np.ndarray) else setting
+    return list(setting) if isinstance(setting, list | tuple | range) else [setting]
 
 
 @dataclass(frozen=True)
@@ -166,7 +173,9 @@ def complete(settings: Settings) -> Settings:
     if unknown := [name for name in settings if name not in DEFAULTS]:
         raise ValueError(f"zero_out has no setting {unknown[0]!r}; it has {', '.join(DEFAULTS)}")
     full = {**DEFAULTS, **settings}
-    full = {k: float(v) if isinstance(DEFAULTS[k], float) else v for k, v in full.items()}
+    for name in (name for name, default in DEFAULTS.items() if isinstance(default, float)):
+        check_number(name, full[name])
+        full[name] = float(full[name])
     check_loss(full["loss"])
     return full
 
@@ -330,11 +339,10 @@ def read(file: str | Path | io.StringIO) -> pd.DataFrame:
 
 
 def pick(table: pd.DataFrame, *, size: int = 224, **settings: Any) -> pd.DataFrame:
-    """The rows of a table with these settings (of a list: any) and otherwise the defaults of zero_out."""
+    """The rows of a table with these settings (of a list, see options: any) and otherwise the defaults of zero_out."""
     keep = table["size"] == size
-    for name, options in {**DEFAULTS, **settings}.items():
-        options = options if isinstance(options, list) else [options]
-        wanted = {text(complete({name: option})[name]) for option in options}
+    for name, setting in {**DEFAULTS, **settings}.items():
+        wanted = {text(complete({name: option})[name]) for option in options(setting)}
         # pandas reads None as an empty place.
         keep &= table[name].map(lambda value: text(None if pd.isna(value) else value)).isin(wanted)
     return table[keep]

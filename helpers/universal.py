@@ -10,7 +10,7 @@ from torch import Tensor
 from helpers.attack import OnStep, check_attack, hinge
 from helpers.base import Base
 from helpers.certificate import count_nonzero
-from helpers.images import check_images, from_levels, to_grid
+from helpers.images import check_images, from_levels, is_whole, to_grid
 from helpers.runtime import use_bfloat16
 from helpers.walk import Walk, half_cosine
 
@@ -41,7 +41,7 @@ def universal(
     Raises ValueError or TypeError for bad input before any work.
     """
     images = check_attack(base, images, eps, steps, step_size, momentum, margin, 0)
-    if not isinstance(batch, int) or batch < 1:
+    if not is_whole(batch) or batch < 1:
         raise ValueError(f"batch is {batch!r}; give a whole number of pictures per step, 1 or more")
     threshold = base.flat_below()
     device = images.device

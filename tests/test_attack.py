@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -476,6 +477,11 @@ def fused() -> Base:
         ({"steps": -1}, "steps is -1; give a whole number"),
         ({"steps": 10.0}, r"steps is 10\.0; give a whole number"),
         ({"steps": "10"}, "steps is '10'; give a whole number"),
+        ({"steps": True}, "steps is True; give a whole number"),
+        ({"eps": "8/255"}, "eps is '8/255'; give one number, without quotes or brackets"),
+        ({"eps": None}, "eps is None; give one number"),
+        ({"momentum": [0.5, 0.9]}, r"momentum is \[0\.5, 0\.9\]; give one number"),
+        ({"margin": np.array([1.0, 2.0])}, r"margin is array.*; give one number"),
         ({"step_size": -1 / 255}, r"step_size is -0\.0.*at least 0"),
         ({"step_size": math.nan}, "step_size is nan"),
         ({"step_size": math.inf}, "step_size is inf"),
@@ -490,6 +496,11 @@ def fused() -> Base:
 def test_bad_settings_are_named(setting: dict[str, object], message: str, fused: Base) -> None:
     with pytest.raises(ValueError, match=message):
         zero_out(fused, noise(), **setting)
+
+
+def test_a_whole_number_may_be_of_numpys_kind() -> None:
+    wanted = attack(lowering(90.5), ramp(), steps=np.int64(5))
+    assert torch.equal(wanted.images, attack(lowering(90.5), ramp(), steps=5).images) and wanted.steps == [5]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Hardening: the scales and shifts do what they say, training makes a base move less, bad input is refused."""
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -104,6 +105,12 @@ def test_nothing_given_is_changed_and_a_seed_decides() -> None:
 def test_bad_settings_are_refused_at_once(settings: dict[str, float], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         harden(random_net(), noise(2), **({"side": SIZE} | settings))
+
+
+def test_whole_numbers_of_numpy_are_as_good() -> None:
+    plain = trained(random_net(), noise(3), epochs=1, batch=2)
+    numpys = trained(random_net(), noise(3), epochs=np.int64(1), batch=np.int8(2))
+    assert all(torch.equal(numpys[name], plain[name]) for name in plain)
 
 
 def test_each_epoch_is_told() -> None:

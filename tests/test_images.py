@@ -244,7 +244,11 @@ def test_tiny_pictures_warn_and_others_do_not() -> None:
         load_image(plain(size=112))
 
 
-@pytest.mark.parametrize("size", [0, -1, 2.5, "224", None])
+def test_size_may_be_a_whole_number_of_numpy() -> None:
+    assert torch.equal(load_image(plain(), np.int64(32)), load_image(plain(), 32))
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, True, "224", None])
 def test_size_must_be_a_whole_number(size: object) -> None:
     with pytest.raises(ValueError, match=r"size is .*224"):
         load_image(plain(), size)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import ipywidgets as widgets
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -50,6 +51,8 @@ def test_a_grid_is_every_combination_in_order() -> None:
     assert {c["steps"] for c in cells} == {5}
     assert grid() == [{}]
     assert grid(eps=[]) == []
+    assert grid(steps=np.arange(2), eps=range(2)) == grid(steps=(0, 1), eps=[0, 1])
+    assert len(grid(eps=np.linspace(0, 1, 5), loss="norm", steps=np.array(3))) == 5
 
 
 def test_a_row_says_what_the_attack_says() -> None:
@@ -268,6 +271,8 @@ def test_pick_finds_rows_by_settings() -> None:
     assert len(pick(table, **tiny)) == 1
     assert pick(table, **tiny, eps=[4 / 255, 8 / 255], margin=0.1).eps.round(4).tolist() == [0.0157, 0.0314]
     assert len(pick(table, **tiny, random_start=[True, False])) == 2
+    assert len(pick(table, **tiny, eps=(4 / 255, 8 / 255))) == len(pick(table, **tiny, eps=np.array([4, 8]) / 255)) == 2
+    assert len(pick(table, size=8, steps=range(3))) == 1
     assert pick(table, steps=2).empty and pick(table, size=8).empty
     assert pick(table, **tiny, autocast=True).empty and len(pick(table, **tiny, autocast=[None, True])) == 1
 
@@ -290,6 +295,8 @@ def test_bad_input_is_one_clear_error(tmp_path: Path) -> None:
     one = {"a": noise()}
     with pytest.raises(ValueError, match="no setting 'epsilon'"):
         sweep({"net": far}, one, [{"epsilon": 1}])
+    with pytest.raises(ValueError, match="eps is '8/255'; give one number"):
+        sweep({"net": far}, one, [{"eps": "8/255"}])
     with pytest.raises(ValueError, match="give one of hinge"):
         sweep({"net": far}, one, [{"loss": "hing"}])
     with pytest.raises(ValueError, match="lambda"):
