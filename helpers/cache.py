@@ -30,13 +30,14 @@ def _place(key: str) -> Path:
 
 
 def kept(base: Base, images: Tensor, what: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """What compute() gives, or gave before for the same pictures, weights, code and version of torch.
+    """What compute() gives, or gave before for the same pictures, network, weights, code and version of torch.
 
     images: (N, 3, H, W); what: names the computation and its settings. Results are in out/kept/ as
     safetensors; a damaged file is made again, and where none can be written, none is.
     """
     key = hashlib.sha256(_code())
     key.update(f"{base.name} {base.sha256} {what} {torch.__version__} {tuple(images.shape)}".encode())
+    key.update(f"{base.feature_shape} {base!r}".encode())  # equal weights may stand in layers of other strides
     key.update(images.detach().cpu().contiguous().numpy().tobytes())
     with contextlib.suppress(OSError, SafetensorError):
         return load_file(_place(key.hexdigest()))

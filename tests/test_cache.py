@@ -41,7 +41,7 @@ def test_pictures_that_require_a_gradient_are_the_same_pictures() -> None:
     assert asked.times == 1
 
 
-@pytest.mark.parametrize("what", ["pixels", "order", "weights", "training", "question"])
+@pytest.mark.parametrize("what", ["pixels", "order", "weights", "training", "layers", "question"])
 def test_anything_else_is_computed(what: str) -> None:
     base, images, asked = lowering(90.5), picture(92, 97), Asked()
     kept(base, images, "x", asked)
@@ -53,6 +53,8 @@ def test_anything_else_is_computed(what: str) -> None:
         base = lowering(91.5)
     elif what == "training":
         next(base.parameters()).add_(1)
+    elif what == "layers":
+        base.body.padding_mode = "reflect"  # as many weights, the same shape
     kept(base, images, "y" if what == "question" else "x", asked)
     assert asked.times == 2
 
