@@ -39,8 +39,9 @@ SOURCES = {
     "defences/": "photos of photos/ after an attack, by tools/make_defences.py. Zero-out: zero/, of other photos "
     "zero_calibration/, through filters zero_filtered/. Constant-out through filters: alike/. Tables: sanity.csv, how "
     "near the donor steering comes; donors.csv, three donors without filters; own_donors.csv, a donor for each photo; "
-    "sizes.csv, in random sizes; left.csv, outputs left behind filters; hardened.csv and hardened_eps.csv, attacks on "
-    "a tuned base, by tools/make_hardened.py. GPL-2, as the photos",
+    "awake.csv, one donor and its share of outputs awake; sizes.csv, in random sizes; left.csv, outputs left behind "
+    "filters; hardened.csv and hardened_eps.csv, attacks on a tuned base, by tools/make_hardened.py. GPL-2, as the "
+    "photos",
     "bench/": "how far the attack carries, one row a case (and the patterns of universal.csv, each + 128 as a PNG), "
     "computed on photos of photos/ by tools/make_limits.py; the attack beside other recipes (peers*.csv) by "
     "tests/peers.py and on all photos (strength*.csv) by tests/bench.py; MIT, as the code",
@@ -55,9 +56,9 @@ licence; data files keep their own. This page is written by `tools/describe_data
 |---|---|---|
 | weights/ | two networks and a tuning, safetensors | `tools/make_weights.py`, `tools/make_hardened.py` |
 | images/ | single pictures, 224 x 224, PNG | `tools/make_images.py` |
-| defences/ | attacked photos for the notebooks on defence and bypass, lossless WebP | `tools/make_defences.py`, `tools/make_hardened.py` |
+| defences/ | attacked photos of notebooks 05 and 06, as WebP | `tools/make_defences.py`, `tools/make_hardened.py` |
 | sweeps/ | results of many attacks, one row each, with the versions that made them | `tools/make_sweeps.py` |
-| bench/ | tables on strength and limits, and the universal patterns | `tools/make_limits.py`, `tests/peers.py`, `tests/bench.py` |
+| bench/ | tables on strength and limits, patterns | `tools/make_limits.py`, `tests/peers.py`, `tests/bench.py` |
 | photos/ | six classes for transfer learning, 224 x 224, JPEG, split by cut-out | `tools/make_images.py` |
 """
 
