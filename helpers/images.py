@@ -8,6 +8,7 @@ import csv
 import io
 import operator
 import os
+import string
 import struct
 import tempfile
 import urllib.request
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 import numpy as np
 import torch
@@ -112,9 +114,12 @@ def _prepare(start: bytes, name: str) -> None:
 
 def _download(url: str) -> bytes:
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=HEADERS), timeout=20) as reply:
+        parts = urlsplit(url)  # letters beyond ASCII, and spaces, as browsers send them; the host has its own code
+        path, query = (quote(part, safe=string.punctuation) for part in (parts.path, parts.query))
+        request = urllib.request.Request(parts._replace(path=path, query=query).geturl(), headers=HEADERS)
+        with urllib.request.urlopen(request, timeout=20) as reply:
             return reply.read()
-    except (OSError, HTTPException) as error:
+    except (OSError, HTTPException, ValueError) as error:  # ValueError: no address at all
         raise ValueError(f"cannot download {url} ({error}); check the address and the Internet switch") from error
 
 

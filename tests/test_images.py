@@ -322,6 +322,19 @@ def test_a_page_that_is_not_there_or_breaks_off(server: tuple[str, dict[str, byt
             load_image(address + path)
 
 
+def test_an_address_may_hold_letters_beyond_ascii(server: tuple[str, dict[str, bytes]]) -> None:
+    address, pages = server
+    pages["/k%C3%BCken%20%C3%A9t%C3%A9.png?x=%C3%A4&y=%20"] = CONTENT
+    image = load_image(f"{address}/küken %C3%A9té.png?x=ä&y=%20#ö", 32)
+    assert np.array_equal(levels(image)[0].permute(1, 2, 0).numpy(), ARRAY)
+
+
+@pytest.mark.parametrize("address", ["http://[::1/a.png", "http://..invalid/a.png", "http://ü..invalid/a.png"])
+def test_what_is_no_address_is_one_sentence(address: str) -> None:
+    with pytest.raises(ValueError, match=r"cannot download http://.*; check the address"):
+        load_image(address)
+
+
 def test_without_the_internet_the_address_is_named() -> None:
     with pytest.raises(ValueError, match=r"cannot download http://192\.0\.2\.1/a\.png.*Internet"):
         load_image("http://192.0.2.1/a.png")  # an address for documentation (RFC 5737)
