@@ -104,8 +104,9 @@ def _places(file: WeightFile) -> Iterator[Path]:
     variable = os.environ.get(VARIABLE)
     if variable:
         given = Path(variable).expanduser()
-        # One file may be named while another is looked for: .h5 is never a .pth.
-        yield given if given.suffix == Path(file.name).suffix else given / file.name
+        # One file may be named while another is looked for: .h5 is never a .pth, and of .safetensors there are several.
+        one_kind = given.suffix == Path(file.name).suffix and given.suffix != ".safetensors"
+        yield given if one_kind or given.name == file.name else given / file.name
     yield Path(torch.hub.get_dir()) / "checkpoints" / file.name
     keras = os.environ.get("KERAS_HOME")
     yield (Path(keras) if keras else Path.home() / ".keras") / "models" / file.name

@@ -142,6 +142,17 @@ def test_the_variable_may_name_another_networks_file(
     assert find_or_download(FILE) == places["torch"]
 
 
+def test_of_several_safetensors_the_variable_names_one(
+    places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = put(tmp_path / VGG16_BASE.name)
+    monkeypatch.setenv("ZERO_OUT_WEIGHTS", str(given))
+    assert find_file(VGG16_BASE) == given
+    assert find_file(EFFICIENTNET_LITE0) is None
+    monkeypatch.setenv("ZERO_OUT_WEIGHTS", str(tmp_path))
+    assert find_file(VGG16_BASE) == given
+
+
 def test_keras_cache_without_its_variable(places: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KERAS_HOME")
     home = places["keras"].parents[2] / "home"
