@@ -10,7 +10,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from helpers.base import ACTIVATIONS, Base
+from helpers.base import ACTIVATIONS, Base, watch_run
 from helpers.images import check_images
 
 POOLINGS = (nn.MaxPool2d, nn.AvgPool2d)
@@ -28,12 +28,8 @@ def layers(base: Base) -> dict[str, nn.Module]:
     else:
         named = {name.removeprefix("body.model."): module for name, module in base.named_modules()}
     named = {name: module for name, module in named.items() if isinstance(module, (*ACTIVATIONS, *POOLINGS))}
-    ran: list[nn.Module] = []
-    hooks = [module.register_forward_hook(lambda module, *_: ran.append(module)) for module in named.values()]
     with torch.no_grad():
-        base.features(torch.zeros(1, 3, base.size, base.size).to(base.mean))
-    for hook in hooks:
-        hook.remove()
+        ran, _ = watch_run(base.features, torch.zeros(1, 3, base.size, base.size).to(base.mean), named.values())
     names = {module: name for name, module in named.items()}
     return {names[module]: module for module in dict.fromkeys(ran)}
 

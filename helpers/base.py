@@ -6,7 +6,8 @@ means 8 of 255 grey levels. All weights are frozen and no ReLU works in place.
 
 import copy
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -150,6 +151,17 @@ def state_digest(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def watch_run(run: Callable[[Tensor], Any], x: Tensor, modules: Iterable[nn.Module]) -> tuple[list[nn.Module], Any]:
+    """Those of the modules that run in run(x), in order, each as often as it runs; and what run(x) gives."""
+    ran: list[nn.Module] = []
+    hooks = [module.register_forward_hook(lambda module, *_: ran.append(module)) for module in modules]
+    try:
+        return ran, run(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 class Stopped(Exception):
     """Carries the input of the tapped layer out of a forward pass."""
 
@@ -198,17 +210,9 @@ class Head(nn.Module):
 @torch.no_grad()
 def split(model: nn.Module, run: Callable[[Tensor], Tensor], *, size: int = 224, **about: object) -> Base:
     """Split a network at its last activation; run: normalised pictures -> features."""
-    seen: list[nn.Module] = []
-    hooks = [
-        m.register_forward_hook(lambda module, *_: seen.append(module))
-        for m in model.modules()
-        if isinstance(m, ACTIVATIONS)
-    ]
     x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-    features = run(x)
-    for hook in hooks:
-        hook.remove()
-    for layer in seen[-1:]:
+    ran, features = watch_run(run, x, [module for module in model.modules() if isinstance(module, ACTIVATIONS)])
+    for layer in ran[-1:]:
         if getattr(layer, "inplace", False):
             layer.inplace = False
         body = UpTo(run, model, layer)

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from helpers import weights as files
-from helpers.base import ACTIVATIONS, Base, Classifier, Head, UpTo, best_labels, split
+from helpers.base import ACTIVATIONS, Base, Classifier, Head, UpTo, best_labels, split, watch_run
 from helpers.cache import kept
 from helpers.images import check_images
 from helpers.runtime import progress, use_bfloat16
@@ -237,16 +237,11 @@ def _find_layer(model: nn.Module, layer: str | None, x: Tensor) -> tuple[str, nn
         close = get_close_matches(layer, names.values(), 3, 0.3) or list(names.values())[-3:]
         what = f"is a {type(modules[layer]).__name__}, no activation" if layer in modules else "does not exist"
         raise ValueError(f"layer {layer!r} {what}; close to it: {', '.join(close) or 'none, the network has none'}")
-    ran: list[nn.Module] = []
-    hooks = [module.register_forward_hook(lambda module, *_: ran.append(module)) for module in names]
     try:
-        scores = model(x)
+        ran, scores = watch_run(model, x, names)
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"the network cannot read pictures of shape {tuple(x.shape)} ({reason}); give size") from error
-    finally:
-        for hook in hooks:
-            hook.remove()
     if not isinstance(scores, Tensor):
         raise ValueError(f"the network returns a {type(scores).__name__}; wrap it so that it returns scores (N, K)")
     if scores.ndim != 2:

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from nets import Fuse
 from torch import nn
 
 from helpers.activations import Watch, layer_table, layers, record, strongest
 from helpers.attack import zero_out
-from helpers.base import Base
+from helpers.base import Base, split
 from helpers.images import to_grid
 
 
@@ -69,6 +70,15 @@ def test_records_are_clones_without_a_graph() -> None:
     recorded["conv1_1"].fill_(7)
     assert record(base, image.detach())["conv1_1"].max() == 0.5
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in base.modules())
+
+
+def test_a_network_that_raises_keeps_no_hooks() -> None:
+    base = Base(Fuse(nn.Conv2d(3, 2, 1)), nn.ReLU(), size=4)
+    base.body.error = MemoryError("too large")
+    for look in (lambda: layers(base), lambda: split(base, base.features, size=4)):
+        with pytest.raises(MemoryError):
+            look()
+        assert not any(module._forward_hooks for module in base.modules())
 
 
 def test_only_the_named_layers_in_the_given_order() -> None:
