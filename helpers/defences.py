@@ -21,12 +21,13 @@ from torchvision.transforms.v2 import functional as vision
 
 from helpers.base import Base
 from helpers.cache import kept
-from helpers.images import check_images, from_levels, to_grid
+from helpers.images import check_images, from_levels, to_bytes, to_grid
+from helpers.networks import POOL_ENDS
 from helpers.runtime import progress, use_bfloat16
 
 Filter = Callable[[Tensor], Tensor]
 Head = LogisticRegression | Pipeline
-MIDDLE = (17, 24)  # the layers that end pool3 and pool4 of VGG-16, counted from 1
+MIDDLE = (POOL_ENDS["pool3"], POOL_ENDS["pool4"])  # layers of VGG-16, counted from 1
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,7 @@ def fit_second_look(
 def jpeg(images: Tensor, quality: int = 75) -> Tensor:
     """Pictures (N, 3, H, W) as a JPEG file gives them back (Pillow's encoder; quality 1 to 100)."""
     copies = []
-    for pixels in (images * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy():
+    for pixels in to_bytes(images).transpose(0, 2, 3, 1):
         stream = io.BytesIO()
         Image.fromarray(pixels).save(stream, "JPEG", quality=quality)
         copies.append(torch.from_numpy(np.array(Image.open(stream))))

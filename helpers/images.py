@@ -219,6 +219,11 @@ def to_grid(images: Tensor) -> Tensor:
     return from_levels((images * 255).round())
 
 
+def to_bytes(images: Tensor) -> np.ndarray:
+    """The nearest levels 0 to 255 of pictures (..., 3, H, W), as uint8 of the same shape."""
+    return (images * 255).round().byte().cpu().numpy()
+
+
 def on_grid(images: Tensor) -> bool:
     """Whether every pixel is k/255, to the last bit."""
     return torch.equal(to_grid(images), images)
@@ -238,7 +243,7 @@ def save_png(image: Tensor, path: str | Path) -> Path:
     path = Path(path)
     if path.suffix.lower() != ".png":
         raise ValueError(f"{path.name} must end in .png; lossy formats destroy the attack")
-    pixels = (image[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    pixels = to_bytes(image[0]).transpose(1, 2, 0)
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, format="PNG")
     write_file(path, content.getvalue())

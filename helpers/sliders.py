@@ -21,7 +21,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from helpers.attack import Certificate, Result, certify, zero_out
-from helpers.images import save_png
+from helpers.images import save_png, to_bytes
 from helpers.networks import Classifier
 from helpers.plots import curves, for_display, strip
 
@@ -40,8 +40,7 @@ def encode(picture: Drawable, kind: str = "png") -> bytes:
         plt.close(picture)
         return stream.getvalue()
     if isinstance(picture, Tensor):
-        pixels = (picture.detach().squeeze(0) * 255).round().byte().movedim(0, -1)
-        picture = Image.fromarray(pixels.cpu().numpy())
+        picture = Image.fromarray(to_bytes(picture.squeeze(0)).transpose(1, 2, 0))
     picture.save(stream, format=kind)
     return stream.getvalue()
 

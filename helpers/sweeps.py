@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from helpers.attack import hinge, zero_out
-from helpers.images import check_images, check_number, difference, write_file
+from helpers.images import check_images, check_number, difference, to_bytes, write_file
 from helpers.networks import Base, Classifier, embed
 from helpers.runtime import native_bfloat16, progress
 
@@ -109,7 +109,7 @@ class Job:
     def about(self, place: int) -> Row:
         """What identifies one picture's row."""
         image = self.images[place]
-        pixels = hashlib.sha256((image * 255).round().byte().cpu().numpy().tobytes()).hexdigest()[:12]
+        pixels = hashlib.sha256(to_bytes(image).tobytes()).hexdigest()[:12]
         row = {"network": self.network, "picture": self.names[place], "size": image.shape[-1], "pixels": pixels}
         return {name: text(value) for name, value in {**row, **self.settings}.items()}
 
