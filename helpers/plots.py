@@ -156,19 +156,21 @@ def pictures(images: Tensor | Sequence[Tensor], titles: Sequence[str], columns: 
 
 
 def feature_maps(maps: Mapping[str, Tensor], titles: Sequence[str] = (), cmap: str = "viridis") -> Figure:
-    """Rows of maps (C, H, W), one row per entry, all on one colour scale with its bar."""
+    """Rows of maps (C, H, W), one row per entry, of any length, all on one colour scale with its bar."""
     columns = max(len(row) for row in maps.values())
     low = min(row.min().item() for row in maps.values())
     high = max(row.max().item() for row in maps.values())
     side = WIDE / (columns + 0.6)
     figure, axes = plt.subplots(len(maps), columns, figsize=(WIDE, len(maps) * side + 0.4), squeeze=False)
     for axes_row, (name, row) in zip(axes, maps.items(), strict=True):
-        for i, ax in enumerate(axes_row):
+        for ax in axes_row[len(row) :]:
+            ax.set_axis_off()
+        for i, ax in enumerate(axes_row[: len(row)]):
             drawn = ax.imshow(row[i].detach().float().cpu().numpy(), cmap=cmap, vmin=low, vmax=high or 1e-9)
             ax.set(xticks=[], yticks=[])
-            if ax is axes[0, i] and i < len(titles):
-                ax.set_title(titles[i])
         axes_row[0].set_ylabel(name)
+    for ax, title in zip(axes[0], titles, strict=False):
+        ax.set_title(title)
     figure.colorbar(drawn, ax=axes, shrink=0.8, pad=0.01)
     return figure
 

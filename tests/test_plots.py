@@ -177,6 +177,15 @@ def test_feature_maps_share_one_scale() -> None:
     drawn(figure)
 
 
+def test_rows_of_feature_maps_may_have_any_length() -> None:
+    figure = feature_maps({"one": torch.zeros(1, 2, 2), "three": torch.ones(3, 2, 2)}, titles=["a", "b", "c"])
+    *panels, bar = figure.axes
+    assert [len(ax.images) for ax in panels] == [1, 0, 0, 1, 1, 1]
+    assert [ax.axison for ax in panels] == [True, False, False, True, True, True]
+    assert [ax.get_title() for ax in panels[:3]] == ["a", "b", "c"]
+    assert all(image.get_clim() == (0, 1) for ax in panels for image in ax.images) and bar.get_ylim() == (0, 1)
+
+
 def test_feature_maps_that_are_all_zero_can_be_drawn() -> None:
     drawn(feature_maps({"blind": torch.zeros(3, 4, 4)}))
 
