@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from helpers import weights as files
 from helpers.base import ACTIVATIONS, Base, Classifier, Head, UpTo, best_labels, split, watch_run
 from helpers.cache import kept
-from helpers.images import check_images
+from helpers.images import check_images, is_whole
 from helpers.runtime import progress, use_bfloat16
 
 CAFFE_MEAN = (123.68 / 255, 116.779 / 255, 103.939 / 255)  # of the Oxford networks, RGB
@@ -106,22 +106,24 @@ def from_timm(name: str, *, pretrained: bool = False, seed: int = 0, **settings:
     """Any network that timm knows, split at its last activation.
 
     pretrained=False gives random weights (fixed by seed): good for trying, not a classifier.
-    Settings go to timm.create_model. Where the features do not end in an activation (a final
-    LayerNorm, say), pre-activations are the features themselves and threshold is None.
-    Raises ValueError for a name that timm does not know.
+    Settings go to timm.create_model; with img_size the pictures have that side, in pixels. Where the features
+    do not end in an activation (a final LayerNorm, say), pre-activations are the features themselves and
+    threshold is None.
+    Raises ValueError for a name that timm does not know or another img_size than one whole number.
     """
     import timm
 
     if not timm.is_model(name):
         close = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5])
         raise ValueError(f"timm has no model {name!r}; close to it: {close or 'see timm.list_models()'}")
+    if not is_whole(settings.get("img_size", 1)):
+        raise ValueError(f"img_size is {settings['img_size']!r}; give one whole number, pictures here are square")
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         model = timm.create_model(name, pretrained=pretrained, **settings).eval()
     config = model.pretrained_cfg
-    base = split(
-        model, model.forward_features, mean=config["mean"], std=config["std"], size=config["input_size"][-1], name=name
-    )
+    size = settings.get("img_size", config["input_size"][-1])
+    base = split(model, model.forward_features, mean=config["mean"], std=config["std"], size=size, name=name)
     head = Head(model.forward_head, model)
     count = model.num_classes
     return Classifier(base, head, imagenet_labels() if count == 1000 else [str(i) for i in range(count)])

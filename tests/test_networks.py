@@ -266,6 +266,13 @@ def test_from_timm_leaves_timms_weights_as_they_are() -> None:
     assert found.base.sha256 != other.base.sha256
 
 
+def test_from_timm_reads_pictures_of_the_size_it_is_asked_for() -> None:
+    base = from_timm("test_vit", img_size=32, dynamic_img_size=False).base
+    assert base.size == 32 and base.features(noise(size=32)).shape == (1, *base.feature_shape)
+    with pytest.raises(ValueError, match=r"img_size is \(32, 48\); give one whole number"):
+        from_timm("test_vit", img_size=(32, 48))
+
+
 def test_from_timm_suggests_names() -> None:
     with pytest.raises(ValueError, match=r"no model 'resnet_18'; close to it: .*resnet"):
         from_timm("resnet_18")
