@@ -42,6 +42,8 @@ class ScaleShift(nn.Module):
 def _layers(base: Base) -> nn.Sequential:
     if not isinstance(base.body, nn.Sequential):
         raise ValueError(f"{base.name} has no layers in sequence; give vgg16_base()")
+    if any(isinstance(layer, nn.Conv2d) and layer.bias is None for layer in base.body):
+        raise ValueError(f"a convolution of {base.name} has no bias to take up a shift; give it one of zeros")
     return base.body
 
 

@@ -124,6 +124,12 @@ def test_a_base_without_a_sequence_is_refused() -> None:
         harden(lowering(), picture(1, 2), side=SIZE)
 
 
+def test_a_convolution_without_a_bias_is_refused_before_training() -> None:
+    base = Base(nn.Sequential(nn.Conv2d(3, 2, 1, bias=False)), nn.ReLU(), size=SIZE, name="unbiased")
+    with pytest.raises(ValueError, match="a convolution of unbiased has no bias to take up a shift; give it one"):
+        harden(base, noise(2), side=SIZE, on_epoch=lambda *_: pytest.fail("it was trained"))
+
+
 def test_the_stored_table_is_complete_and_a_part_of_it_is_true() -> None:
     table = pd.read_csv(DATA / "defences" / "hardened.csv")
     assert not table.duplicated(["base", "attack", "photo"]).any()
