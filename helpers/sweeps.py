@@ -233,16 +233,20 @@ def failures(job: Job, error: BaseException) -> list[Row]:
     return [{**job.about(place), "error": reason} for place in range(len(job.names))]
 
 
-@lru_cache(maxsize=4)
-def load(source: Callable[[], Network], thread: int) -> Network:
-    """A network, made once in each thread of each process."""
-    return source()
+_THREAD = threading.local()
+
+
+def load(source: Callable[[], Network]) -> Network:
+    """A network, made once in each thread of each process, which keeps the last four it used."""
+    if not hasattr(_THREAD, "made"):
+        _THREAD.made = lru_cache(maxsize=4)(lambda source: source())
+    return _THREAD.made(source)
 
 
 def own(source: Source) -> Network:
     """The network for this thread alone: bases that stop half-way with a hook cannot be shared."""
     if not isinstance(source, torch.nn.Module):
-        return load(source, threading.get_ident())
+        return load(source)
     return source if threading.current_thread() is threading.main_thread() else copy.deepcopy(source)
 
 

@@ -7,6 +7,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Barrier, get_ident
 from typing import Any
 
 import ipywidgets as widgets
@@ -229,6 +230,26 @@ def test_threads_do_not_disturb_each_other_in_a_network_with_hooks(lite0: Classi
     with ThreadPoolExecutor(2) as workers:
         table = sweep({"shared": lite0, "made": efficientnet_lite0}, image, cells, executor=workers)
     assert table.error.isna().all() and len(table) == 8
+
+
+def test_each_thread_makes_a_network_once_however_many_there_are() -> None:
+    threads, made = 6, []
+    together = Barrier(threads, timeout=60)
+
+    def source() -> Base:
+        made.append(get_ident())
+        return far()
+
+    def work(_: int) -> set[Base]:
+        found = set()
+        for _ in range(3):
+            together.wait()
+            found.add(sweeps.own(source))
+        return found
+
+    with ThreadPoolExecutor(threads) as workers:
+        found = list(workers.map(work, range(threads)))
+    assert len(made) == len(set(made)) == len(set.union(*found)) == threads
 
 
 def test_a_worker_that_dies_is_recorded() -> None:
