@@ -29,7 +29,10 @@ SURE = 0.01  # share of it that float32 must confirm: ten times what other arith
 
 
 def hinge(z: Tensor, margin: float) -> Tensor:
-    """What each pre-activation lacks to lie `margin` below zero. It has a slope where the output has none."""
+    """What each pre-activation z, less the base's threshold, lacks to lie `margin` below zero.
+
+    It has a slope where the output has none.
+    """
     return torch.relu(z + margin)
 
 
@@ -39,8 +42,9 @@ class Result:
 
     images: (N, 3, H, W) on the 8-bit grid. nonzero: outputs left per picture of `outputs`,
     counted in float32 on those images. margin: how far the largest pre-activation lies below
-    zero (negative: above). steps: gradient steps until then. history: for each picture the
-    outputs left after 0, 1, 2, ... steps. original: the pictures given.
+    the base's threshold (negative: above), or where it has none, minus the largest output in
+    size. steps: gradient steps until then. history: for each picture the outputs left after
+    0, 1, 2, ... steps. original: the pictures given.
     """
 
     images: Tensor
@@ -79,13 +83,13 @@ def zero_out(
     images: (N, 3, H, W) in [0, 1] on the 8-bit grid; never modified. eps: budget per pixel in
     units of [0, 1], rounded down to whole 1/255; norm "l2": length of a picture's whole change
     in the same units. steps: gradient steps at most. step_size: of a cycle's first step, then
-    falling (see `cosine`). momentum: Adam's first moment. margin: how far below zero
-    pre-activations are pushed. focus: growth per step of the weight of units that
-    are still awake (0: none). loss: (pre-activations, margin) -> loss of each unit.
-    random_start: begin anywhere in the budget. autocast: search in bfloat16 (None: where the
-    machine computes it natively); the verdict is always float32. on_step(step, images, nonzero)
-    sees the rounded pictures and their counts; what it raises ends the attack, and
-    KeyboardInterrupt ends it with the best pictures so far.
+    falling (see `cosine`). momentum: Adam's first moment. margin: how far below the base's
+    threshold (0 for a ReLU) pre-activations are pushed. focus: growth per step of the weight of
+    units that are still awake (0: none). loss: (pre-activations less the threshold, margin) ->
+    loss of each unit. random_start: begin anywhere in the budget. autocast: search in bfloat16
+    (None: where the machine computes it natively); the verdict is always float32.
+    on_step(step, images, nonzero) sees the rounded pictures and their counts; what it raises ends
+    the attack, and KeyboardInterrupt ends it with the best pictures so far.
 
     A picture leaves the batch as soon as its rounded form is verified to be zero. Otherwise
     its best rounded form is returned: fewest outputs, then largest margin. Raises ValueError

@@ -52,9 +52,10 @@ class Certificate:
     """What was verified from the file `picture`; `zero` is the verdict.
 
     outputs, nonzero, nonzero_float64: values in the last layer, and how many are not 0.0 in
-    either precision. margin: how far the largest pre-activation lies below zero; gap: the
-    largest difference of a pre-activation between float32 and float64. linf: the largest
-    change of a pixel in 1/255, psnr and ssim: against the original, None without one.
+    either precision. margin: how far the largest pre-activation lies below the base's threshold,
+    or where it has none, minus the largest output in size (see room); gap: the largest
+    difference of a pre-activation between float32 and float64. linf: the largest change of a
+    pixel in 1/255, psnr and ssim: against the original, None without one.
     """
 
     picture: str
