@@ -114,8 +114,7 @@ def test_watch_follows_an_attack_to_its_end() -> None:
     watch = Watch(base, at=[2], keep=2)
     result = zero_out(base, image, eps=60 / 255, steps=40, margin=0.02, on_step=watch)
     assert result.nonzero == [0]
-    assert watch.steps[0] == 0 and watch.steps[-1] == result.steps[0]
-    assert set(watch.steps[:-1]) <= {0, 1, 2, *range(result.steps[0])}
+    assert result.steps[0] > 2 and watch.steps == [0, 2, result.steps[0]]
     share = watch.over_steps("active")
     assert list(share.columns) == watch.steps and list(share.index) == list(layers(base))
     assert share.loc["pool1", 0] == 1 and share.loc["pool1", watch.steps[-1]] == 0
