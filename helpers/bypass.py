@@ -13,7 +13,7 @@ from torch import Tensor
 
 from helpers.attack import check_attack, hinge
 from helpers.base import Base
-from helpers.defences import MIDDLE, blur, jpeg, means, smaller
+from helpers.defences import MIDDLE, blur, jpeg, on_the_way, reading, smaller
 from helpers.images import check_images
 from helpers.runtime import use_bfloat16
 from helpers.walk import Walk, half_cosine
@@ -72,24 +72,32 @@ def steer(
     return walk.rounded()
 
 
-def like(base: Base, donor: Tensor, ends: Sequence[int] = MIDDLE) -> PictureLoss:
+def like(base: Base, donor: Tensor, ends: Sequence[int] = MIDDLE, *, awake: bool = False) -> PictureLoss:
     """How far pictures are from what the donor (1, 3, H, W) gives: the loss of the constant-out attack.
 
-    The sum, over layers on the way (see defences.means) and over the last one under and above its ReLU, of
+    The sum, over layers on the way (see defences.on_the_way) and over the last one under and above its ReLU, of
     the squared distance of the mean activations, in units of the donor's; and of the length of its features.
+    awake: of the share of outputs that are not zero, too (smoothed, since a count has no slope).
     Raises ValueError unless the donor is one picture that leaves something in each of them.
     """
     if len(donor) != 1:
         raise ValueError(f"the donor is {len(donor)} pictures; give one, of shape (1, 3, H, W)")
     check_images(donor)
+
+    def given(x: Tensor) -> dict[str, Tensor]:
+        middle, z = on_the_way(base, x, ends)
+        parts = dict(vars(reading(base, middle, z)))
+        if awake:  # between 0 and 1 a ReLU changes nothing, so that pooling sees the sigmoid itself
+            parts["awake"] = base.rest(z.sigmoid()).flatten(1).mean(1)
+        return parts
+
     with torch.no_grad():
-        targets = vars(means(base, donor.to(base.mean.device), ends))
-    targets = {name: target for name, target in targets.items() if target.numel()}
+        targets = {name: target for name, target in given(donor.to(base.mean.device)).items() if target.numel()}
     if silent_parts := [name for name, target in targets.items() if not target.any()]:
         raise ValueError(f"the donor leaves only zeros in {silent_parts[0]}; give an ordinary picture")
 
     def loss(x: Tensor) -> Tensor:
-        now = vars(means(base, x, ends))
+        now = given(x)
         pairs = [(now[name], target) for name, target in targets.items()]
         return sum((y - target).square().reshape(len(x), -1).sum(1) / target.square().sum() for y, target in pairs)
 

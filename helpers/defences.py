@@ -44,8 +44,11 @@ class Reading:
     length: Tensor
 
 
-def means(base: Base, images: Tensor, ends: Sequence[int] = MIDDLE) -> Reading:
-    """The Reading of pictures (N, 3, H, W), with slopes; ends: layers of the body, counted from 1."""
+def on_the_way(base: Base, images: Tensor, ends: Sequence[int] = MIDDLE) -> tuple[Tensor, Tensor]:
+    """What pictures (N, 3, H, W) give on the way, with slopes: Reading.middle, and all pre-activations in float32.
+
+    ends: layers of the body, counted from 1. Raises ValueError for a base that has none such in sequence.
+    """
     if not isinstance(base.body, nn.Sequential) or not all(1 <= end <= len(base.body) for end in ends):
         raise ValueError(f"{base.name} has no layers {tuple(ends)} in sequence; give vgg16_base(), or other ends")
     y, middle = (images - base.mean) / base.std, [images.new_zeros(len(images), 0)]
@@ -53,9 +56,18 @@ def means(base: Base, images: Tensor, ends: Sequence[int] = MIDDLE) -> Reading:
         y = layer(y)
         if number in ends:
             middle.append(nn.functional.normalize(y.float().mean((2, 3))))
-    z = y.float()
+    return torch.cat(middle, 1), y.float()
+
+
+def means(base: Base, images: Tensor, ends: Sequence[int] = MIDDLE) -> Reading:
+    """The Reading of pictures (N, 3, H, W), with slopes; ends: layers of the body, counted from 1."""
+    return reading(base, *on_the_way(base, images, ends))
+
+
+def reading(base: Base, middle: Tensor, z: Tensor) -> Reading:
+    """The Reading of what `on_the_way` gives."""
     features = base.rest(z)
-    return Reading(torch.cat(middle, 1), z.mean((2, 3)), features.mean((2, 3)), features.flatten(1).norm(dim=1))
+    return Reading(middle, z.mean((2, 3)), features.mean((2, 3)), features.flatten(1).norm(dim=1))
 
 
 @torch.no_grad()
@@ -126,9 +138,13 @@ def fit_readers(seen: Reading, labels: Sequence[str]) -> dict[str, Head]:
     return heads
 
 
-def probe(vectors: Tensor, labels: Sequence[str], folds: int = 4) -> int:
-    """What can still be learnt: right answers of fresh heads on vectors (N, C), by cross-validation."""
-    return int((cross_val_predict(ridge(), vectors.numpy(), list(labels), cv=folds) == np.array(labels)).sum())
+def probe(vectors: Tensor, labels: Sequence[str], folds: int = 4, head: Head | None = None) -> int:
+    """What can still be learnt: right answers of fresh heads on vectors (N, C), by cross-validation.
+
+    head: a head of that kind (default: `ridge`); it is not changed.
+    """
+    answers = cross_val_predict(ridge() if head is None else head, vectors.numpy(), list(labels), cv=folds)
+    return int((answers == np.array(labels)).sum())
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ import torch
 from scipy.stats import binomtest
 from sklearn.covariance import LedoitWolf
 from sklearn.linear_model import LogisticRegression
-from torch import Tensor
+from torch import Tensor, nn
 
+from helpers.base import Base
 from helpers.defences import READERS, Reading
 
 SQUEEZERS = ("4 bits", "median 3 x 3")  # the filters of feature squeezing
@@ -67,6 +68,23 @@ def most_alike(seen: Reading) -> Tensor:
     """
     unit = READERS["unit length"](seen)
     return (unit @ unit.T).fill_diagonal_(0).amax(1)
+
+
+def every_place(base: Base, features: Tensor, known: Tensor) -> pd.DataFrame:
+    """Three numbers that read all features (N, C * H * W) of a base, not their means over places: one row each.
+
+    awake: the share that is not zero. uneven: the spread over the places beside the mean, both as lengths over the
+    channels. far: the distance to the fifth nearest of known (M, C * H * W), all at length one.
+    """
+    places = features.unflatten(1, base.feature_shape).flatten(2)
+    mean = places.mean(2).norm(dim=1).clamp(min=1e-12)
+    unit, other = (nn.functional.normalize(x) for x in (features, known))
+    numbers = {
+        "awake": features.ne(0).float().mean(1),
+        "uneven": places.std(2).norm(dim=1) / mean,
+        "far": torch.cdist(unit, other).kthvalue(5).values,
+    }
+    return pd.DataFrame(numbers)
 
 
 class Shape:

@@ -66,6 +66,13 @@ def test_like_is_the_distance_of_the_readings() -> None:
     assert like(base, donor, ends=(2,))(image).item() == pytest.approx(wanted, rel=1e-4)
 
 
+def test_as_many_awake_is_one_part_more() -> None:
+    base, image, donor = random_net(), noise(), noise(seed=1)
+    plain, more = (like(base, donor, ends=(2,), awake=awake)(image).item() for awake in (False, True))
+    share, aim = (base.rest(base.pre_activations(x).sigmoid()).mean().item() for x in (image, donor))
+    assert more - plain == pytest.approx((share / aim - 1) ** 2, rel=1e-3) and more > plain
+
+
 @pytest.mark.parametrize(
     ("donor", "message"), [(noise(2), "the donor is 2 pictures"), (noise() * 255, "before normalisation")]
 )
@@ -170,6 +177,8 @@ def test_the_stored_tables_are_complete() -> None:
     own = pd.read_csv(STORED / "own_donors.csv")
     assert sorted(own.photo) == sorted(own.donor) == list(range(42)) and (own.photo != own.donor).all()
     assert own.notna().all(axis=None) and own.alike.between(0, 1).all()
+    awake = pd.read_csv(STORED / "awake.csv")
+    assert list(awake.photo) == list(range(42)) and awake.notna().all(axis=None) and awake.awake.between(0, 1).all()
     assert left.groupby(["attack", "view"]).photo.nunique().eq(5).all() and len(left) == 2 * 10 * 5
 
 

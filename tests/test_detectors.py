@@ -4,9 +4,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 
+from helpers.base import Base
 from helpers.defences import Reading, fit_head
-from helpers.detectors import SQUEEZERS, Detectors, Shape, exact_interval, judge, most_alike, refused, thresholds
+from helpers.detectors import (
+    SQUEEZERS,
+    Detectors,
+    Shape,
+    every_place,
+    exact_interval,
+    judge,
+    most_alike,
+    refused,
+    thresholds,
+)
 
 
 def reading(features: torch.Tensor) -> Reading:
@@ -109,3 +121,16 @@ def test_a_memory_knows_pictures_of_one_origin_but_no_zeros() -> None:
     vectors = torch.tensor([[3.0, 4.0], [6.0, 8.0], [4.0, 3.0], [0.0, 0.0], [0.0, 0.0]])
     assert most_alike(reading(vectors)).tolist() == pytest.approx([1, 1, 24 / 25, 0, 0])
     assert most_alike(reading(vectors[:1])).tolist() == [0]
+
+
+def test_every_place_is_read() -> None:
+    """Two channels at two places; nothing at all has no direction, and is at distance one from everything."""
+    base = Base(nn.Conv2d(3, 2, 1), nn.Identity(), size=2)
+    base.feature_shape = torch.Size([2, 1, 2])
+    features = torch.tensor([[3.0, 0.0, 4.0, 0.0], [1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]])
+    table = every_place(base, features, features[:1].expand(5, 4))
+    assert table.awake.tolist() == [0.5, 1, 0]
+    # spread over two places: 3 / sqrt 2 and 4 / sqrt 2, beside means of 3 / 2 and 4 / 2
+    assert table.uneven.tolist() == pytest.approx([2**0.5, 0, 0])
+    cosine = (3 + 4) / 5 / 2
+    assert table.far.tolist() == pytest.approx([0, (2 - 2 * cosine) ** 0.5, 1], abs=1e-3)

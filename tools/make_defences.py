@@ -1,4 +1,4 @@
-"""Attack the photos of notebooks 05 and 06, data/defences/: about an hour and a quarter on two cores.
+"""Attack the photos of notebooks 05 and 06, data/defences/: about an hour and a half on two cores.
 
     python tools/make_defences.py          # goes on where it was stopped
 
@@ -23,9 +23,9 @@ from helpers.attack import zero_out
 from helpers.base import Base
 from helpers.bypass import VIEWS, like, silent, steer
 from helpers.defences import READERS, Reading, fit_head, look, shrink_and_pad, views
-from helpers.detectors import Detectors, most_alike
+from helpers.detectors import Detectors, every_place, most_alike
 from helpers.images import DATA, load_folder, load_image, load_photos, write_file
-from helpers.networks import vgg16_base
+from helpers.networks import embed, vgg16_base
 
 FOLDER = DATA / "defences"
 # Of the pictures in data/images/ the only one that each reader of notebook 05 names rightly and that is as long
@@ -116,26 +116,46 @@ def donors(base: Base, head: LogisticRegression, images: Tensor) -> pd.DataFrame
     return pd.concat(tables)[["donor", *tables[0].columns[:-1]]]
 
 
+def judged(base: Base, head: LogisticRegression, moved: Tensor, known: Reading, labels: Sequence[str]) -> pd.DataFrame:
+    """The answers to steered pictures behind each view, the score of each detector, and alike: one row each.
+
+    known: the training photos with their labels; alike: the largest cosine to another of the steered pictures.
+    """
+    seen = {view: look(base, x, autocast=False) for view, x in views(moved)}
+    said = {view: head.predict(reading.features.numpy()) for view, reading in seen.items()}
+    scores = Detectors(known, labels, head).scores(seen)
+    return pd.concat([pd.DataFrame(said), scores], axis=1).assign(alike=most_alike(seen["no filter"]).numpy())
+
+
 def own_donors(
     base: Base, head: LogisticRegression, images: Tensor, known: Reading, labels: Sequence[str]
 ) -> pd.DataFrame:
-    """Each picture steered through filters to a donor of its own, the clean one half the set away: one row each.
-
-    known: the training photos with their labels. Columns: photo, donor, the answers behind each view, the score of
-    each detector, and alike, the largest cosine of the features to another of the steered ones.
-    """
+    """Each picture steered through filters to a donor of its own, the clean one half the set away: one row each."""
     places = torch.arange(len(images))
     donors = places.roll(len(images) // 2)
     moved = []
     for image, donor in zip(images.split(1), images[donors].split(1), strict=True):
         moved.append(steer(base, like(base, donor), image, views=VIEWS, steps=STEPS))
         print("steered to its own donor:", len(moved), flush=True)
-    seen = {view: look(base, x, autocast=False) for view, x in views(torch.cat(moved))}
-    table = pd.DataFrame({"photo": places, "donor": donors})
-    for view, reading in seen.items():
-        table[view] = head.predict(reading.features.numpy())
-    scores = Detectors(known, labels, head).scores(seen)
-    return pd.concat([table, scores], axis=1).assign(alike=most_alike(seen["no filter"]).numpy())
+    table = judged(base, head, torch.cat(moved), known, labels)
+    table.insert(0, "photo", places)
+    table.insert(1, "donor", donors)
+    return table
+
+
+def as_awake(
+    base: Base, head: LogisticRegression, images: Tensor, donor: Tensor, known: Reading, labels: Sequence[str]
+) -> pd.DataFrame:
+    """Each picture steered through filters to one donor, and to its share of outputs awake: one row each."""
+    loss, moved = like(base, donor, awake=True), []
+    for image in images.split(1):
+        moved.append(steer(base, loss, image, views=VIEWS, steps=STEPS))
+        print("steered to as many awake:", len(moved), flush=True)
+    pictures = torch.cat(moved)
+    features, train = embed(base, pictures), embed(base, load_photos("train")[0], keep=True)
+    table = pd.concat([judged(base, head, pictures, known, labels), every_place(base, features, train)], axis=1)
+    table.insert(0, "photo", range(len(images)))
+    return table
 
 
 def sizes(base: Base, head: LogisticRegression, images: Tensor, number: int = 10) -> pd.DataFrame:
@@ -175,6 +195,7 @@ def main() -> int:
     write_table("sanity.csv", lambda: sanity(base, head, photos[::7], donor))
     write_table("donors.csv", lambda: donors(base, head, few))
     write_table("own_donors.csv", lambda: own_donors(base, head, photos, known, labels))
+    write_table("awake.csv", lambda: as_awake(base, head, photos, donor, known, labels))
     return 0
 
 
