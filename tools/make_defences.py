@@ -24,7 +24,7 @@ from helpers.base import Base
 from helpers.bypass import VIEWS, like, silent, steer
 from helpers.defences import READERS, Reading, fit_head, look, shrink_and_pad, views
 from helpers.detectors import Detectors, every_place, most_alike
-from helpers.images import DATA, load_folder, load_image, load_photos, write_file
+from helpers.images import DATA, load_folder, load_image, load_photos, to_bytes, write_file
 from helpers.networks import embed, vgg16_base
 
 FOLDER = DATA / "defences"
@@ -43,7 +43,7 @@ MOVES: dict[str, Callable[[Tensor], Tensor]] = {
 
 def save_webp(image: Tensor, path: Path) -> None:
     """Write one picture (1, 3, H, W) on the 8-bit grid as lossless WebP; raise OSError if a pixel differs."""
-    pixels = (image[0] * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    pixels = to_bytes(image[0]).transpose(1, 2, 0)
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, format="WEBP", lossless=True, quality=100, method=6)
     write_file(path, content.getvalue())
