@@ -61,13 +61,14 @@ class Detectors:
         ).astype(float)
 
 
-def most_alike(seen: Reading) -> Tensor:
-    """The largest cosine of each picture's features to those of another picture seen (N,), at least 0.
+def most_alike(seen: Reading, *kept: Reading) -> Tensor:
+    """The largest cosine of each picture's features to those of another picture seen or kept (N,), at least 0.
 
     What a defender with a memory can compare (stateful detection, Chen et al. 2020): pictures of one origin.
     """
     unit = READERS["unit length"](seen)
-    return (unit @ unit.T).fill_diagonal_(0).amax(1)
+    others = [unit @ READERS["unit length"](other).T for other in kept]
+    return torch.cat([(unit @ unit.T).fill_diagonal_(0), *others], 1).amax(1)
 
 
 def every_place(base: Base, features: Tensor, known: Tensor) -> pd.DataFrame:

@@ -121,6 +121,7 @@ def test_a_memory_knows_pictures_of_one_origin_but_no_zeros() -> None:
     vectors = torch.tensor([[3.0, 4.0], [6.0, 8.0], [4.0, 3.0], [0.0, 0.0], [0.0, 0.0]])
     assert most_alike(reading(vectors)).tolist() == pytest.approx([1, 1, 24 / 25, 0, 0])
     assert most_alike(reading(vectors[:1])).tolist() == [0]
+    assert most_alike(reading(vectors[:1]), reading(vectors[2:])).tolist() == pytest.approx([24 / 25]), "and kept ones"
 
 
 def test_every_place_is_read() -> None:
