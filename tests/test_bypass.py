@@ -174,9 +174,10 @@ def test_the_stored_tables_are_complete() -> None:
     assert not sizes.duplicated(["seed", "photo"]).any() and len(sizes) == 10 * 42
     donors, left = pd.read_csv(STORED / "donors.csv"), pd.read_csv(STORED / "left.csv")
     assert donors.groupby(["donor", "view"]).photo.nunique().eq(5).all() and len(donors) == 3 * 7 * 5
-    own = pd.read_csv(STORED / "own_donors.csv")
-    assert sorted(own.photo) == sorted(own.donor) == list(range(42)) and (own.photo != own.donor).all()
-    assert own.notna().all(axis=None) and own.alike.between(0, 1).all()
+    for name in ("own_donors.csv", "own_donors_awake.csv"):
+        own = pd.read_csv(STORED / name)
+        assert sorted(own.photo) == sorted(own.donor) == list(range(42)) and (own.photo != own.donor).all()
+        assert own.notna().all(axis=None) and own.alike.between(0, 1).all()
     awake = pd.read_csv(STORED / "awake.csv")
     assert list(awake.photo) == list(range(42)) and awake.notna().all(axis=None) and awake.awake.between(0, 1).all()
     assert left.groupby(["attack", "view"]).photo.nunique().eq(5).all() and len(left) == 2 * 10 * 5

@@ -39,9 +39,9 @@ SOURCES = {
     "defences/": "photos of photos/ after an attack, by tools/make_defences.py. Zero-out: zero/, of other photos "
     "zero_calibration/, through filters zero_filtered/. Constant-out through filters: alike/. Tables: sanity.csv, how "
     "near the donor steering comes; donors.csv, three donors without filters; own_donors.csv, a donor for each photo; "
-    "awake.csv, one donor and its share of outputs awake; sizes.csv, in random sizes; left.csv, outputs left behind "
-    "filters; hardened.csv and hardened_eps.csv, attacks on a tuned base, by tools/make_hardened.py. GPL-2, as the "
-    "photos",
+    "awake.csv, one donor and its share of outputs awake; own_donors_awake.csv, both; sizes.csv, in random sizes; "
+    "left.csv, outputs left behind filters; hardened.csv and hardened_eps.csv, attacks on a tuned base, by "
+    "tools/make_hardened.py. GPL-2, as the photos",
     "bench/": "how far the attack carries, one row a case (and the patterns of universal.csv, each + 128 as a PNG), "
     "computed on photos of photos/ by tools/make_limits.py; the attack beside other recipes (peers*.csv) by "
     "tests/peers.py and on all photos (strength*.csv) by tests/bench.py; MIT, as the code",

@@ -1,4 +1,4 @@
-"""Attack the photos of notebooks 05 and 06, data/defences/: about an hour and a half on two cores.
+"""Attack the photos of notebooks 05 and 06, data/defences/: about an hour and three quarters on two cores.
 
     python tools/make_defences.py          # goes on where it was stopped
 
@@ -128,19 +128,21 @@ def judged(base: Base, head: LogisticRegression, moved: Tensor, known: Reading, 
 
 
 def own_donors(
-    base: Base, head: LogisticRegression, images: Tensor, known: Reading, labels: Sequence[str]
+    base: Base, head: LogisticRegression, images: Tensor, known: Reading, labels: Sequence[str], awake: bool = False
 ) -> pd.DataFrame:
-    """Each picture steered through filters to a donor of its own, the clean one half the set away: one row each."""
-    places = torch.arange(len(images))
-    donors = places.roll(len(images) // 2)
+    """Each picture steered through filters to a donor of its own, the clean one half the set away: one row each.
+
+    awake: to the donor's share of outputs awake, too; then with the numbers of every_place.
+    """
+    donors = torch.arange(len(images)).roll(len(images) // 2)
     moved = []
     for image, donor in zip(images.split(1), images[donors].split(1), strict=True):
-        moved.append(steer(base, like(base, donor), image, views=VIEWS, steps=STEPS))
+        moved.append(steer(base, like(base, donor, awake=awake), image, views=VIEWS, steps=STEPS))
         print("steered to its own donor:", len(moved), flush=True)
     table = judged(base, head, torch.cat(moved), known, labels)
-    table.insert(0, "photo", places)
+    table.insert(0, "photo", range(len(images)))
     table.insert(1, "donor", donors)
-    return table
+    return pd.concat([table, placed(base, torch.cat(moved))], axis=1) if awake else table
 
 
 def as_awake(
@@ -152,10 +154,14 @@ def as_awake(
         moved.append(steer(base, loss, image, views=VIEWS, steps=STEPS))
         print("steered to as many awake:", len(moved), flush=True)
     pictures = torch.cat(moved)
-    features, train = embed(base, pictures), embed(base, load_photos("train")[0], keep=True)
-    table = pd.concat([judged(base, head, pictures, known, labels), every_place(base, features, train)], axis=1)
+    table = pd.concat([judged(base, head, pictures, known, labels), placed(base, pictures)], axis=1)
     table.insert(0, "photo", range(len(images)))
     return table
+
+
+def placed(base: Base, images: Tensor) -> pd.DataFrame:
+    """The numbers of every_place for pictures, beside the training photos."""
+    return every_place(base, embed(base, images), embed(base, load_photos("train")[0], keep=True))
 
 
 def sizes(base: Base, head: LogisticRegression, images: Tensor, number: int = 10) -> pd.DataFrame:
@@ -196,6 +202,7 @@ def main() -> int:
     write_table("donors.csv", lambda: donors(base, head, few))
     write_table("own_donors.csv", lambda: own_donors(base, head, photos, known, labels))
     write_table("awake.csv", lambda: as_awake(base, head, photos, donor, known, labels))
+    write_table("own_donors_awake.csv", lambda: own_donors(base, head, photos, known, labels, awake=True))
     return 0
 
 
