@@ -13,7 +13,7 @@ from torch import Tensor
 
 from helpers.attack import check_attack, hinge
 from helpers.base import Base
-from helpers.defences import MIDDLE, blur, jpeg, on_the_way, reading, smaller
+from helpers.defences import MIDDLE, blur, jpeg, means, smaller
 from helpers.images import check_images
 from helpers.runtime import use_bfloat16
 from helpers.walk import Walk, half_cosine
@@ -75,7 +75,7 @@ def steer(
 def like(base: Base, donor: Tensor, ends: Sequence[int] = MIDDLE, *, awake: bool = False) -> PictureLoss:
     """How far pictures are from what the donor (1, 3, H, W) gives: the loss of the constant-out attack.
 
-    The sum, over layers on the way (see defences.on_the_way) and over the last one under and above its ReLU, of
+    The sum, over layers on the way (see defences.means) and over the last one under and above its ReLU, of
     the squared distance of the mean activations, in units of the donor's; and of the length of its features.
     awake: of the share of outputs that are not zero, too (smoothed, since a count has no slope).
     Raises ValueError unless the donor is one picture that leaves something in each of them.
@@ -85,8 +85,8 @@ def like(base: Base, donor: Tensor, ends: Sequence[int] = MIDDLE, *, awake: bool
     check_images(donor)
 
     def given(x: Tensor) -> dict[str, Tensor]:
-        middle, z = on_the_way(base, x, ends)
-        parts = dict(vars(reading(base, middle, z)))
+        reading, z = means(base, x, ends)
+        parts = dict(vars(reading))
         if awake:  # between 0 and 1 a ReLU changes nothing, so that pooling sees the sigmoid itself
             parts["awake"] = base.rest(z.sigmoid()).flatten(1).mean(1)
         return parts

@@ -44,8 +44,8 @@ class Reading:
     length: Tensor
 
 
-def on_the_way(base: Base, images: Tensor, ends: Sequence[int] = MIDDLE) -> tuple[Tensor, Tensor]:
-    """What pictures (N, 3, H, W) give on the way, with slopes: Reading.middle, and all pre-activations in float32.
+def means(base: Base, images: Tensor, ends: Sequence[int] = MIDDLE) -> tuple[Reading, Tensor]:
+    """The Reading of pictures (N, 3, H, W) and their pre-activations in float32, with slopes.
 
     ends: layers of the body, counted from 1. Raises ValueError for a base that has none such in sequence.
     """
@@ -56,18 +56,10 @@ def on_the_way(base: Base, images: Tensor, ends: Sequence[int] = MIDDLE) -> tupl
         y = layer(y)
         if number in ends:
             middle.append(nn.functional.normalize(y.float().mean((2, 3))))
-    return torch.cat(middle, 1), y.float()
-
-
-def means(base: Base, images: Tensor, ends: Sequence[int] = MIDDLE) -> Reading:
-    """The Reading of pictures (N, 3, H, W), with slopes; ends: layers of the body, counted from 1."""
-    return reading(base, *on_the_way(base, images, ends))
-
-
-def reading(base: Base, middle: Tensor, z: Tensor) -> Reading:
-    """The Reading of what `on_the_way` gives."""
+    z = y.float()
     features = base.rest(z)
-    return Reading(middle, z.mean((2, 3)), features.mean((2, 3)), features.flatten(1).norm(dim=1))
+    length = features.flatten(1).norm(dim=1)
+    return Reading(torch.cat(middle, 1), z.mean((2, 3)), features.mean((2, 3)), length), z
 
 
 @torch.no_grad()
@@ -96,7 +88,7 @@ def look(
     pieces = []
     for piece in progress(images.split(batch), "looking at pictures: batch"):
         with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
-            pieces.append(vars(means(base, piece.to(device), ends)))
+            pieces.append(vars(means(base, piece.to(device), ends)[0]))
     return Reading(**{name: torch.cat([piece[name] for piece in pieces]).cpu() for name in pieces[0]})
 
 

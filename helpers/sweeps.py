@@ -182,13 +182,15 @@ def complete(settings: Settings) -> Settings:
 
 def check_loss(loss: object) -> None:
     """Raise one clear error for a loss that the table could not tell from others by its name."""
-    name = loss if isinstance(loss, str) else getattr(loss, "__name__", None)
-    if isinstance(loss, str) and loss not in LOSSES:
-        raise ValueError(f"loss is {loss!r}; give one of {', '.join(LOSSES)}, or a function")
+    if isinstance(loss, str):
+        if loss not in LOSSES:
+            raise ValueError(f"loss is {loss!r}; give one of {', '.join(LOSSES)}, or a function")
+        return
+    name = getattr(loss, "__name__", None)
     if name in (None, "<lambda>"):
         what = f"a {type(loss).__name__}" if name is None else "a lambda"
         raise ValueError(f"loss is {what}, which has no name for the table; give a function with a name")
-    if name in LOSSES and loss not in (name, LOSSES[name]):
+    if LOSSES.get(name, loss) is not loss:
         raise ValueError(f"loss is a function named {name!r} like one of LOSSES, and would get its rows; rename it")
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 from helpers.attack import zero_out
 from helpers.base import Base
 from helpers.bypass import VIEWS, like, silent, steer
-from helpers.defences import READERS, Reading, fit_head, look, shrink_and_pad, views
+from helpers.defences import READERS, fit_head, look, shrink_and_pad, views
 from helpers.detectors import Detectors, every_place, most_alike
 from helpers.images import DATA, load_folder, load_image, load_photos, to_bytes, write_file
 from helpers.networks import embed, vgg16_base
@@ -116,52 +116,44 @@ def donors(base: Base, head: LogisticRegression, images: Tensor) -> pd.DataFrame
     return pd.concat(tables)[["donor", *tables[0].columns[:-1]]]
 
 
-def judged(base: Base, head: LogisticRegression, moved: Tensor, known: Reading, labels: Sequence[str]) -> pd.DataFrame:
-    """The answers to steered pictures behind each view, the score of each detector, and alike: one row each.
+def towards(
+    donors: Tensor,
+    base: Base,
+    head: LogisticRegression,
+    images: Tensor,
+    train: Tensor,
+    labels: Sequence[str],
+    awake: bool = False,
+) -> pd.DataFrame:
+    """Each picture steered through filters to its donor (N, 3, H, W): one row each.
 
-    known: the training photos with their labels; alike: the largest cosine to another of the steered pictures.
+    train: the training photos with their labels. Columns: photo, the answers behind each view, the score of each
+    detector, and alike, the largest cosine to another of the steered pictures. awake: steered to the donor's share
+    of outputs awake, too; then with the numbers of every_place.
     """
+    found = []
+    for image, donor in zip(images.split(1), donors.split(1), strict=True):
+        found.append(steer(base, like(base, donor, awake=awake), image, views=VIEWS, steps=STEPS))
+        print("steered to its donor:", len(found), flush=True)
+    moved = torch.cat(found)
     seen = {view: look(base, x, autocast=False) for view, x in views(moved)}
     said = {view: head.predict(reading.features.numpy()) for view, reading in seen.items()}
-    scores = Detectors(known, labels, head).scores(seen)
-    return pd.concat([pd.DataFrame(said), scores], axis=1).assign(alike=most_alike(seen["no filter"]).numpy())
+    scores = Detectors(look(base, train, keep=True, autocast=False), labels, head).scores(seen)
+    scores["alike"] = most_alike(seen["no filter"]).numpy()
+    parts = [pd.DataFrame({"photo": range(len(images)), **said}), scores]
+    if awake:
+        parts.append(every_place(base, embed(base, moved), embed(base, train, keep=True)))
+    return pd.concat(parts, axis=1)
 
 
 def own_donors(
-    base: Base, head: LogisticRegression, images: Tensor, known: Reading, labels: Sequence[str], awake: bool = False
+    base: Base, head: LogisticRegression, images: Tensor, train: Tensor, labels: Sequence[str], awake: bool = False
 ) -> pd.DataFrame:
-    """Each picture steered through filters to a donor of its own, the clean one half the set away: one row each.
-
-    awake: to the donor's share of outputs awake, too; then with the numbers of every_place.
-    """
-    donors = torch.arange(len(images)).roll(len(images) // 2)
-    moved = []
-    for image, donor in zip(images.split(1), images[donors].split(1), strict=True):
-        moved.append(steer(base, like(base, donor, awake=awake), image, views=VIEWS, steps=STEPS))
-        print("steered to its own donor:", len(moved), flush=True)
-    table = judged(base, head, torch.cat(moved), known, labels)
-    table.insert(0, "photo", range(len(images)))
-    table.insert(1, "donor", donors)
-    return pd.concat([table, placed(base, torch.cat(moved))], axis=1) if awake else table
-
-
-def as_awake(
-    base: Base, head: LogisticRegression, images: Tensor, donor: Tensor, known: Reading, labels: Sequence[str]
-) -> pd.DataFrame:
-    """Each picture steered through filters to one donor, and to its share of outputs awake: one row each."""
-    loss, moved = like(base, donor, awake=True), []
-    for image in images.split(1):
-        moved.append(steer(base, loss, image, views=VIEWS, steps=STEPS))
-        print("steered to as many awake:", len(moved), flush=True)
-    pictures = torch.cat(moved)
-    table = pd.concat([judged(base, head, pictures, known, labels), placed(base, pictures)], axis=1)
-    table.insert(0, "photo", range(len(images)))
+    """Each picture steered to a donor of its own, the clean one half the set away (column donor); see towards."""
+    places = torch.arange(len(images)).roll(len(images) // 2)
+    table = towards(images[places], base, head, images, train, labels, awake)
+    table.insert(1, "donor", places)
     return table
-
-
-def placed(base: Base, images: Tensor) -> pd.DataFrame:
-    """The numbers of every_place for pictures, beside the training photos."""
-    return every_place(base, embed(base, images), embed(base, load_photos("train")[0], keep=True))
 
 
 def sizes(base: Base, head: LogisticRegression, images: Tensor, number: int = 10) -> pd.DataFrame:
@@ -190,8 +182,7 @@ def main() -> int:
     calibration, photos = test[::2], test[1::2]
     donor, few = load_image(DONOR), photos[::9]
     train, labels = load_photos("train")
-    known = look(base, train, keep=True, autocast=False)
-    head = fit_head(known.features, labels)
+    head = fit_head(look(base, train, keep=True, autocast=False).features, labels)
     zeroed = attack_all("zero", photos, lambda x: zero_out(base, x).images)
     attack_all("zero_calibration", calibration[::4], lambda x: zero_out(base, x).images)
     proof = attack_all("zero_filtered", few, lambda x: steer(base, silent(base), x, views=VIEWS, steps=ZERO_STEPS))
@@ -200,9 +191,10 @@ def main() -> int:
     write_table("sizes.csv", lambda: sizes(base, head, alike))
     write_table("sanity.csv", lambda: sanity(base, head, photos[::7], donor))
     write_table("donors.csv", lambda: donors(base, head, few))
-    write_table("own_donors.csv", lambda: own_donors(base, head, photos, known, labels))
-    write_table("awake.csv", lambda: as_awake(base, head, photos, donor, known, labels))
-    write_table("own_donors_awake.csv", lambda: own_donors(base, head, photos, known, labels, awake=True))
+    given = (base, head, photos, train, labels)
+    write_table("own_donors.csv", lambda: own_donors(*given))
+    write_table("awake.csv", lambda: towards(donor.expand_as(photos), *given, awake=True))
+    write_table("own_donors_awake.csv", lambda: own_donors(*given, awake=True))
     return 0
 
 
