@@ -1,0 +1,1 @@
+"""What makes the stored results in data/: `python -m experiments` lists the experiments."""

@@ -1,0 +1,33 @@
+"""Run one experiment: python -m experiments NAME [options]. Without a name, list them."""
+
+import ast
+import importlib
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+TOOLS = ("__init__", "__main__", "tables")
+
+
+def experiments() -> dict[str, str]:
+    """The first line of the docstring of each experiment, by name. Every file here is one, apart from TOOLS."""
+    files = sorted(path for path in FOLDER.glob("*.py") if path.stem not in TOOLS)
+    trees = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in files}
+    return {name: (ast.get_docstring(tree) or "").split("\n")[0] for name, tree in trees.items()}
+
+
+def main(arguments: list[str]) -> None:
+    """Call main(options) of the experiment whose name starts with the first argument."""
+    known = experiments()
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print("\n".join(f"{name:14} {line}" for name, line in known.items()))
+        return
+    name, *options = arguments
+    chosen = [other for other in known if other == name] or [other for other in known if other.startswith(name)]
+    if len(chosen) != 1:
+        raise SystemExit(f"{name!r} names {len(chosen)} experiments; give one of {', '.join(known)}")
+    importlib.import_module(f"experiments.{chosen[0]}").main(options)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
