@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.images import check_images
+from helpers.runtime import full_float32
 
 ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Hardtanh, nn.ELU, nn.Mish)
 
@@ -76,6 +77,34 @@ class Base(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.features(x)
+
+    def margin_reached(self, z: Tensor) -> Tensor:
+        """Distance of the largest pre-activation below the threshold; without one, minus the largest absolute output.
+
+        z: pre-activations (N, ...). Returns (N,), negative where a feature may be active.
+        """
+        z = z.flatten(1)
+        return -z.abs().amax(1) if self.threshold is None else self.threshold - z.amax(1)
+
+    @torch.no_grad()
+    @full_float32()
+    def verdict(self, images: Tensor, batch: int = 8) -> tuple[Tensor, Tensor]:
+        """Number of features that are not zero, and margin, of each image.
+
+        images: (N, 3, H, W) in [0, 1], moved to the base's device. batch: images per forward pass.
+        Returns two tensors (N,), computed without TF32.
+        """
+        counts, margins = [], []
+        for piece in images.split(batch):
+            z = self.pre_activations(piece.to(self.mean.device))
+            counts.append(count_nonzero(self.rest(z)))
+            margins.append(self.margin_reached(z))
+        return torch.cat(counts), torch.cat(margins)
+
+
+def count_nonzero(features: Tensor) -> Tensor:
+    """Number of values that are not exactly 0.0 in each image's features (N, ...): (N,)."""
+    return features.flatten(1).ne(0).sum(1)
 
 
 def flat_end(rest: nn.Module, shape: Sequence[int]) -> float | None:

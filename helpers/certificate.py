@@ -15,36 +15,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from helpers.base import Base, check_base
+from helpers.base import Base, check_base, count_nonzero
 from helpers.images import DAMAGED, check_images, difference, write_file
 from helpers.networks import efficientnet_lite0, vgg16_base
-from helpers.runtime import full_float32
-
-
-def count_nonzero(features: Tensor) -> Tensor:
-    """How many values of each picture's features (N, ...) are not exactly 0.0: (N,)."""
-    return features.flatten(1).ne(0).sum(1)
 
 
 def room(base: Base, z: Tensor) -> Tensor:
-    """How far the largest pre-activation of each picture lies below the threshold: (N,).
-
-    For a network without a flat part: minus the largest absolute output.
-    """
-    z = z.flatten(1)
-    return base.threshold - z.amax(1) if base.threshold is not None else -z.abs().amax(1)
+    """Alias of Base.margin_reached."""
+    return base.margin_reached(z)
 
 
-@torch.no_grad()
-@full_float32()
 def nonzero_and_margin(base: Base, images: Tensor, batch: int = 8) -> tuple[Tensor, Tensor]:
-    """Non-zero outputs and margin (see room) of each picture, in the base's own precision: (N,), (N,)."""
-    counts, margins = [], []
-    for piece in images.split(batch):
-        z = base.pre_activations(piece)
-        counts.append(count_nonzero(base.rest(z)))
-        margins.append(room(base, z))
-    return torch.cat(counts), torch.cat(margins)
+    """Alias of Base.verdict."""
+    return base.verdict(images, batch)
 
 
 @dataclass(frozen=True)
