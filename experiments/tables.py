@@ -4,7 +4,6 @@ import csv
 import datetime
 import io
 import json
-import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 
 from helpers.attack import Result
 from helpers.images import write_file
-from helpers.runtime import pick_device
+from helpers.runtime import machine
 
 Row = Mapping[str, Any]
 
@@ -39,14 +38,14 @@ def fill(
     if path.suffix != ".csv":
         raise ValueError(f"the table is {path.name!r}; give a name that ends in .csv")
     rows, made = read(path), _provenance(path, precision)
-    machine = {"precision": precision, **describe(device or pick_device())}
+    here = {"precision": precision, **machine(device)}
     for cell in cells:
         key = {column: text(value) for column, value in cell.items()}
         if any(key.items() <= row.items() for row in rows):
             continue
         new = [{**key, **{column: text(value) for column, value in row.items()}} for row in make(cell)]
         rows += new
-        made = _count(made, machine, len(new))
+        made = _count(made, here, len(new))
         write_file(path.with_suffix(".json"), (json.dumps(made, indent=2) + "\n").encode())
         write_file(path, as_csv(rows).encode())
         print(path.stem, *new[-1:], flush=True)
@@ -83,16 +82,6 @@ def as_csv(rows: Sequence[Row]) -> str:
     return content.getvalue()
 
 
-def describe(device: torch.device) -> dict[str, object]:
-    """What computes: the GPU or the processor's instruction set, versions and threads."""
-    if device.type == "cuda":
-        name = torch.cuda.get_device_name(device)
-    else:
-        name = f"{device.type}, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
-    versions = {"torch": torch.__version__, "python": platform.python_version()}
-    return {"device": name, **versions, "threads": torch.get_num_threads()}
-
-
 def _provenance(path: Path, precision: str) -> list[dict[str, Any]]:
     """The entries of NAME.json. Raises ValueError if the rows there were made otherwise."""
     record = path.with_suffix(".json")
@@ -104,10 +93,10 @@ def _provenance(path: Path, precision: str) -> list[dict[str, Any]]:
     return made
 
 
-def _count(made: list[dict[str, Any]], machine: dict[str, object], rows: int) -> list[dict[str, Any]]:
+def _count(made: list[dict[str, Any]], here: dict[str, object], rows: int) -> list[dict[str, Any]]:
     """The entries with `rows` more for this machine, dated today."""
-    same = [entry for entry in made if machine.items() <= entry.items()]
+    same = [entry for entry in made if here.items() <= entry.items()]
     before = sum(entry["rows"] for entry in same)
     today = datetime.date.today().isoformat()
     others = [entry for entry in made if entry not in same]
-    return [*others, {**machine, "date": today, "rows": before + rows}]
+    return [*others, {**here, "date": today, "rows": before + rows}]

@@ -1,29 +1,30 @@
-"""The machine: device, seed, progress and versions."""
+"""The machine: device, exact float32, seed, progress and versions."""
 
 import os
 import platform
 import random
 import sys
 import threading
-import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 T = TypeVar("T")
-PRODUCTS = (torch.backends.cuda.matmul, torch.backends.cudnn)  # whose factors GPUs may round (TF32)
-_LOCK = threading.Lock()
-_INSIDE: list[list[bool]] = []  # for each that is in full_float32 now: the switches as the first one found them
+_lock = threading.Lock()
+_inside = 0  # how many threads are in full_float32 now
+_before: list[Any] = []  # the switches as the first of them found them
 
 
 def pick_device() -> torch.device:
     """CUDA or MPS when a real convolution runs there, else the CPU.
 
-    A driver can report a GPU for which the installed torch has no kernels (a P100 with
-    current wheels): is_available() is True and the first operation fails. So try one.
+    A driver can report a GPU for which the installed torch has no kernels: is_available() is
+    True and the first operation fails. So one is tried.
     """
     candidates = [("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())]
     for name, available in candidates:
@@ -36,97 +37,115 @@ def pick_device() -> torch.device:
     return torch.device("cpu")
 
 
-def native_bfloat16(device: torch.device) -> bool:
-    """Whether the machine computes bfloat16 natively, about twice as fast as float32."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return device.type == "cpu" and probe is not None and probe()
-
-
-def use_bfloat16(device: torch.device, choice: bool | None) -> bool:
-    """The choice; for None, whether the machine computes bfloat16 natively."""
-    return native_bfloat16(device) if choice is None else choice
-
-
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """Inside, products of float32 are computed in float32 on GPUs too, which else may round their factors (TF32).
+    """Compute float32 products in float32, without TF32 or bfloat16 inside them.
 
-    The switches are those of the whole program: of several threads the last one to leave sets them back.
+    The switches belong to the whole process: of several threads, the last one to leave restores them.
     """
-    with _LOCK:
-        _INSIDE.append(_INSIDE[0] if _INSIDE else [product.allow_tf32 for product in PRODUCTS])
-        _switch([False] * len(PRODUCTS))
+    global _inside, _before
+    with _lock:
+        _inside += 1
+        if _inside == 1:
+            _before = [getattr(place, name) for place, name, _ in _switches()]
+            _switch_off()
     try:
         yield
     finally:
-        with _LOCK:
-            before = _INSIDE.pop()
-            if not _INSIDE:
-                _switch(before)
+        with _lock:
+            _inside -= 1
+            if not _inside:
+                for (place, name, _), value in zip(_switches(), _before, strict=True):
+                    setattr(place, name, value)
 
 
-def _switch(allowed: list[bool]) -> None:
-    for product, rounds in zip(PRODUCTS, allowed, strict=True):
-        product.allow_tf32 = rounds
+def _switches() -> list[tuple[Any, str, Any]]:
+    """Where torch is told how to multiply float32: (object, attribute, its value for exact products)."""
+    cuda, cudnn, mkldnn = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
+    if not hasattr(cuda.matmul, "fp32_precision"):  # before torch 2.9
+        return [(cuda.matmul, "allow_tf32", False), (cudnn, "allow_tf32", False)]
+    # After torch.backends.fp32_precision has been set, reading allow_tf32 raises an error.
+    places = (cuda.matmul, cudnn.conv, cudnn.rnn, mkldnn.matmul, mkldnn.conv)
+    return [(place, "fp32_precision", "ieee") for place in places]
+
+
+def _switch_off() -> None:
+    for place, name, exact in _switches():
+        setattr(place, name, exact)
 
 
 def seed_everything(seed: int = 0) -> None:
-    """Seed Python, NumPy and torch (all devices), and keep float32 products exact on GPUs."""
+    """Seed Python, NumPy and torch (all devices), and keep float32 products exact from now on."""
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
-    _switch([False] * len(PRODUCTS))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch 2.9 warns of the older switch, which other code may still read
+        torch.backends.cudnn.allow_tf32 = False
+    _switch_off()
 
 
-def watched() -> bool:
-    """Whether a person looks on: a terminal or a live notebook, not CI, nbconvert or a test."""
-    if os.environ.get("CI") or os.environ.get("PYTEST_VERSION") or "PYTEST_CURRENT_TEST" in os.environ:
-        return False
+def is_interactive() -> bool:
+    """True in a terminal or a live notebook; False under CI, tests and nbconvert."""
     live = ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG")  # set for kernels that a front end starts
     kaggle = os.environ.get("KAGGLE_KERNEL_RUN_TYPE") == "Interactive"
-    return sys.stderr.isatty() or kaggle or any(name in os.environ for name in live)
+    return not _is_tested() and (sys.stderr.isatty() or kaggle or any(name in os.environ for name in live))
 
 
-def progress(items: Iterable[T], text: str, total: int | None = None) -> Iterator[T]:
-    """Yield items; show one line "text 3/20, 12 s left" while a person looks on, and wipe it at the end.
+def _is_tested() -> bool:
+    return any(os.environ.get(name) for name in ("CI", "PYTEST_VERSION"))
+
+
+def progress(items: Iterable[T], text: str, total: int | None = None) -> Iterable[T]:
+    """The items, with a bar on stderr while they are taken in an interactive session.
 
     Plain text, since a widget bar would stay in a saved notebook and break its page on GitHub.
     """
-    total = len(items) if total is None else total  # type: ignore[arg-type]
-    show, start, width = watched(), time.monotonic(), 0
-    for done, item in enumerate(items):
-        if show:
-            left = f", {(time.monotonic() - start) / done * (total - done):.0f} s left" if done else ""
-            line = f"{text} {done}/{total}{left}"
-            print("\r" + line.ljust(width), end="", file=sys.stderr, flush=True)
-            width = len(line)
-        yield item
-    if show:
-        print("\r" + " " * width + "\r", end="", file=sys.stderr, flush=True)
+    return tqdm(items, desc=text, total=total, leave=False, disable=not is_interactive(), ncols=80)
 
 
-def claims(as_printed: bool) -> Callable[[object], None]:
-    """The `expect` of a notebook: expect(claim) fails when the page says what is not so.
+def text_checker(as_printed: bool = True) -> Callable[..., None]:
+    """A function check(claim, what, value) for what a notebook's text says about its results.
 
-    as_printed: whether all settings are those that the text was written for. With others a claim may fail,
-    and the notebook goes on: expect then says so once.
+    as_printed: whether all settings are those that the text was written for.
+    A claim that fails raises AssertionError under CI and in tests if as_printed, and else prints one line.
     """
-    told = False
+    told: set[str] = set()
 
-    def expect(claim: object) -> None:
-        nonlocal told
-        if as_printed and not claim:
-            raise AssertionError("the output differs from what the text of this page says, with its own settings")
-        if not claim and not told:
-            print("With your settings the result differs from what the text says.")
-            told = True
+    def check(claim: object, what: str = "something else", value: object = "other numbers") -> None:
+        line = f"The text says: {what}. This run gives: {value}."
+        if not claim and as_printed and _is_tested():
+            raise AssertionError(line)
+        if not claim and line not in told:
+            told.add(line)
+            print(line)
 
-    return expect
+    return check
+
+
+claims = text_checker
+
+
+def machine(device: torch.device | None = None) -> dict[str, object]:
+    """What computes: the GPU or the processor's instruction set, versions, threads. device: default pick_device()."""
+    device = device or pick_device()
+    name = f"{device.type}, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+    versions = {"torch": torch.__version__, "python": platform.python_version()}
+    return {"device": name, **versions, "threads": torch.get_num_threads()}
 
 
 def environment() -> str:
-    """One line on the machine and versions: for cells whose output is not compared."""
-    parts = [f"Python {platform.python_version()}", f"torch {torch.__version__}"]
-    return ", ".join([*parts, f"{torch.get_num_threads()} threads", f"device {pick_device()}"])
+    """One line on the machine and versions, for cells whose output is not compared."""
+    return ", ".join(f"{name} {value}" for name, value in machine().items())
+
+
+def native_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
+
+
+def use_bfloat16(device: torch.device, choice: bool | None) -> bool:
+    return native_bfloat16(device) if choice is None else choice
