@@ -1,34 +1,43 @@
-# Every command makes .venv when it is missing. `make help` lists them.
+# Every command sets up .venv when it is missing. `make help` lists them.
 PYTHON ?= python3
 BIN := .venv/bin
-NOTEBOOKS := $(wildcard notebooks/*.ipynb notebooks/solutions/*.ipynb)
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PYTEST := $(BIN)/python -m pytest
+# Each notebook and each file of tests runs on one of two workers; a cell may take ten minutes on a slow machine.
+PAIR := -n 2 --dist loadfile --no-loadscope-reorder
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout=600
-# Two files at a time on one thread each: faster than one on two. conftest.py says which.
-PAIRS := -n 2 --dist loadfile --no-loadscope-reorder
-# The C library keeps freed memory: by default it gives each large tensor back to the system and asks anew.
-KEEP := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456
-EXECUTE := --to notebook --execute --inplace --NotebookClient.store_widget_state=False
+MAIN := $(wildcard notebooks/*.ipynb)
+REST := $(wildcard notebooks/appendix/*.ipynb notebooks/solutions/*.ipynb)
+# The C library gives each large tensor back to the system and asks for it anew; keeping up to 1 GB saves a tenth.
+KEEP := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1073741824
 
-.PHONY: help demo lab test browser notebooks bench peers everywhere kaggle single site publish clean
+.PHONY: help demo lab check lint test test-all places browser notebooks bench peers kaggle single site publish clean clean-all
 
 help:
-	@echo "make demo       blind VGG-16: the Albatross demonstration, results in out/ (about two minutes)"
-	@echo "make lab        open JupyterLab on the notebooks"
-	@echo "make test       lint, helpers, and every notebook against its committed outputs"
-	@echo "make browser    move every slider of 03 and 04 in JupyterLab (needs Chromium and its driver)"
-	@echo "make notebooks  execute all notebooks in place and write the outputs"
-	@echo "make bench      measure strength and speed of the attack (slow)"
-	@echo "make peers      ours beside other recipes, into data/bench/ (slow)"
-	@echo "make everywhere run whole notebooks in rebuilt Colab and Kaggle places, in single files, in empty folders (slow)"
+	@echo "make demo       the albatross: zero its features, write out/ (about a minute)"
+	@echo "make lab        open the notebooks in JupyterLab"
+	@echo "make check      linter and unit tests (a minute)"
+	@echo "make test       linter, all tests of the helpers, the main notebooks against their outputs"
+	@echo "make test-all   make test, then solutions and appendices, make places, make browser"
+	@echo "make places     whole notebooks in rebuilt Colab and Kaggle places, as single files, offline (an hour)"
+	@echo "make browser    move the sliders of 03 and 04 in JupyterLab (needs Chromium and its driver)"
+	@echo "make notebooks  run all notebooks in place and write their outputs"
+	@echo "make bench      measure strength and speed of the attack (hours)"
+	@echo "make peers      the same photos under other recipes (an hour)"
 	@echo "make kaggle     pack a data set and the notebooks for Kaggle (OWNER=your Kaggle name)"
 	@echo "make single     notebooks that need no other file, in out/single/"
 	@echo "make site       all pages as static HTML with a search, in out/site/"
 	@echo "make publish    write the address of the repository everywhere (REPO=owner/name)"
-	@echo "make clean      remove .venv and out/"
+	@echo "make clean      remove .venv and caches; make clean-all removes out/, too"
 
+# For readers; .dev adds what tests and tools need.
 .venv/.ready: pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev]"
+	$(INSTALL) ".[lab]"
+	@touch $@
+
+.venv/.dev: .venv/.ready
+	$(INSTALL) ".[dev]"
 	@touch $@
 
 demo: .venv/.ready
@@ -37,43 +46,58 @@ demo: .venv/.ready
 lab: .venv/.ready
 	$(BIN)/jupyter lab notebooks
 
-test: .venv/.ready
+lint: .venv/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(KEEP) OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(NBVAL) $(PAIRS) notebooks tests
 
-browser: .venv/.ready
-	$(KEEP) $(BIN)/python -m pytest -rs tests/browser.py
+check: lint
+	OMP_NUM_THREADS=1 $(PYTEST) $(PAIR) tests
 
-notebooks: .venv/.ready
+test: lint
+	$(KEEP) OMP_NUM_THREADS=1 $(PYTEST) $(PAIR) $(NBVAL) -m "not places" $(MAIN) tests
+
+test-all: test
+	$(KEEP) OMP_NUM_THREADS=1 $(PYTEST) $(PAIR) $(NBVAL) $(REST)
+	$(MAKE) places browser
+
+places: .venv/.dev
+	$(PYTEST) -m places tests
+	$(BIN)/python tests/everywhere.py
+
+browser: .venv/.dev
+	$(KEEP) $(PYTEST) -rs tests/browser.py
+
+notebooks: .venv/.dev
 	$(BIN)/python tools/sync_notebooks.py
-	for notebook in $(NOTEBOOKS); do $(BIN)/jupyter nbconvert $(EXECUTE) --log-level=WARN $$notebook || exit 1; done
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --NotebookClient.store_widget_state=False \
+		--log-level=WARN $(MAIN) $(REST)
 	$(BIN)/python tools/sync_notebooks.py
 
 bench: .venv/.ready
-	$(BIN)/python tests/bench.py
+	$(BIN)/python -m experiments bench
 
 peers: .venv/.ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[bench]"
-	$(BIN)/python tests/peers.py
+	$(INSTALL) ".[peers]"
+	$(BIN)/python -m experiments peers
 
-everywhere: .venv/.ready
-	$(BIN)/python tests/everywhere.py
-
-kaggle: .venv/.ready
+kaggle: .venv/.dev
 	@$(BIN)/python tools/pack_kaggle.py $(if $(OWNER),--owner "$(OWNER)")
 
-single: .venv/.ready
+single: .venv/.dev
 	@$(BIN)/python tools/single_file.py
 
 site: .venv/.ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[site]"
+	$(INSTALL) ".[site]"
 	$(BIN)/python -m sphinx -q -W --keep-going -b html -c site -d out/doctrees . out/site
 	cp out/site/README.html out/site/index.html
 	@echo "out/site/index.html"
 
-publish: .venv/.ready
+publish: .venv/.dev
 	@$(BIN)/python tools/publish.py "$(REPO)"
 
 clean:
-	rm -rf .venv out
+	rm -rf .venv .pytest_cache .ruff_cache *.egg-info build
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+clean-all: clean
+	rm -rf out
