@@ -1,6 +1,27 @@
-"""Helpers of the zero-out notebooks: as little as possible, the idea stays in the notebook.
+"""Helpers of the zero-out notebooks; the ideas stay in the notebooks.
 
-Floors (a file imports only from lower ones): 0 images, runtime, weights; 1 base, walk, cache, networks, certificate
-(on this one each may import those before it); 2 attack; 3 activations, sweeps, universal, defences, harden;
-4 detectors, bypass, plots; 5 charts, sliders.
+Every chapter:
+    runtime         device, seeds, exact float32, progress
+    images          reads, saves and compares images
+    decode          what images reads from: paths, URLs, bytes, photos of phones
+    weights         finds and checks weight files
+    base            a network split where the attack reads it
+    splitting       splits a network that is given as a module
+    heads           linear heads on features
+    networks        VGG-16, EfficientNet-Lite0, other networks, transfer learning
+    plots           figures of images
+    charts          figures of numbers
+02 albatross:
+    attack          zero_out, the loop and its result
+    walk            steps of Adam within a budget
+    certificate     certify, the verdict about a PNG file
+03 activations:
+    activations     what each layer does
+    sliders         sliders over figures; the laboratory of 04
+04 sweeps:
+    sweeps          many attacks, one table
+    losses          losses to compare with the hinge
+    tables          tables of results as files
+05 defence, 06 bypass:
+    defence         filters, detectors, hardened bases, adaptive attacks
 """

@@ -1,40 +1,63 @@
-"""The Albatross demonstration in one command: run notebook 02, write out/, print the verdict."""
+"""The albatross in one command: run notebook 02, write out/, print the verdict."""
 
+import html
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "out"
 FILES = ("albatross_zero.png", "albatross_zero.json", "comparison.png", "02_albatross.html")
 
 
-def main() -> int:
-    # Imported here, so that `import tools.demo` is free of side effects and fast.
-    import nbformat
-    from nbclient import NotebookClient
+def described(output: "NotebookNode") -> "NotebookNode":
+    """A figure as HTML with its alternative text, which nbconvert's template leaves out; sliders as their picture."""
+    for kind in ("image/png", "image/jpeg"):
+        if kind in output.get("data", {}):
+            alt = html.escape(output.metadata.get(kind, {}).get("alt", ""))
+            output.data = {"text/html": f'<img alt="{alt}" src="data:{kind};base64,{output.data[kind]}">'}
+            output.metadata = {}
+    return output
+
+
+def page(book: "NotebookNode") -> str:
+    """A notebook as one HTML file."""
     from nbconvert import HTMLExporter
 
+    for cell in book.cells:
+        cell.outputs = [described(output) for output in cell.get("outputs", [])]
+    return HTMLExporter().from_notebook_node(book)[0]
+
+
+def run(path: Path) -> "NotebookNode":
+    """Execute a notebook; what its kernel writes to the terminal (remarks of the debugger, say) is dropped."""
+    import nbformat
+    from nbclient import NotebookClient
+
+    os.environ["ZERO_OUT_OUT"] = str(OUT)
+    book = nbformat.read(path, as_version=4)
+    client = NotebookClient(book, resources={"metadata": {"path": str(path.parent)}}, store_widget_state=False)
+    return client.execute(stderr=subprocess.DEVNULL)
+
+
+def main() -> int:
     OUT.mkdir(exist_ok=True)
     for name in FILES:
         (OUT / name).unlink(missing_ok=True)  # what is there afterwards was made now
-    os.environ["ZERO_OUT_OUT"] = str(OUT)
-    path = ROOT / "notebooks" / "02_albatross.ipynb"
-    book = nbformat.read(path, as_version=4)
-    print("Blinding VGG-16: running notebooks/02_albatross.ipynb, about two minutes ...", flush=True)
-    client = NotebookClient(book, resources={"metadata": {"path": str(path.parent)}}, store_widget_state=False)
-    client.execute()
-    page, _ = HTMLExporter().from_notebook_node(book)
-    part = OUT / "02_albatross.html.part"
-    part.write_text(page, encoding="utf-8")
-    part.replace(OUT / "02_albatross.html")
+    print("Zeroing the features of the albatross: running notebooks/02_albatross.ipynb, about a minute ...", flush=True)
+    (OUT / FILES[-1]).write_text(page(run(ROOT / "notebooks" / "02_albatross.ipynb")), encoding="utf-8")
     certificate = json.loads((OUT / "albatross_zero.json").read_text(encoding="utf-8"))
     verdict = json.loads((OUT / "verdict.json").read_text(encoding="utf-8"))
     print(f"before: {verdict['before']}")
     print(f"after:  {verdict['after']}, the blank prediction: {verdict['blank']}")
     left, total = certificate["nonzero"], certificate["outputs"]
-    print(f"{left} of {total:,} outputs left in the saved PNG, largest change {certificate['linf']}/255")
+    print(f"{left} of {total:,} features left in the saved PNG, largest change {certificate['linf']}/255")
     for name in FILES:
         print(f"  out/{name}")
     return 0 if certificate["zero"] and verdict["blank"] else 1
