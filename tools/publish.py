@@ -1,4 +1,4 @@
-"""Write the address of the repository everywhere it stands.
+"""Write the address of the repository everywhere.
 
     python tools/publish.py OWNER/NAME       # or: make publish REPO=OWNER/NAME
 
@@ -11,40 +11,32 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from sync_notebooks import ROOT, URL
+
 PLACES = ("pyproject.toml", "CITATION.cff", "README.md", "CHANGELOG.md", "CONTRIBUTING.md", "docs/*.md", "site/*")
 NAME = re.compile(r"[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*/(?!\.+$)[\w.-]+(?<!\.git)", re.ASCII)
 
 
 def publish(repository: str) -> list[Path]:
     """Replace the old address by that of repository, "owner/name"; return the files that changed."""
-    if not NAME.fullmatch(repository) or len(repository) > 139:
+    if not NAME.fullmatch(repository):
         raise ValueError(f"REPO is {repository!r}; give it as owner/name, for example zero-out/zero-out-attack")
-    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    old = re.search(r'^Repository = "https://github\.com/(.+)"$', project, flags=re.M)
-    if old is None:
-        raise ValueError('pyproject.toml has no line Repository = "https://github.com/..."; put it back')
     # Colab's, raw files' and badges' addresses hold owner/name after a slash as well.
-    whole = re.compile(rf"(?<=/){re.escape(old[1])}(?![\w-])")
+    old = re.compile(rf"(?<=/){re.escape(URL.removeprefix('https://github.com/'))}(?![\w-])")
     changed = []
     for path in sorted(path for place in PLACES for path in ROOT.glob(place) if path.is_file()):
         text = path.read_text(encoding="utf-8")
-        new = whole.sub(repository, text)
-        if new != text:
+        if (new := old.sub(repository, text)) != text:
             path.write_text(new, encoding="utf-8")
             changed.append(path)
     return changed
 
 
 def main() -> int:
-    if len(sys.argv) != 2:
-        print("give the repository: make publish REPO=owner/name", file=sys.stderr)
-        return 2
     try:
-        changed = publish(sys.argv[1])
+        changed = publish(" ".join(sys.argv[1:]))
     except ValueError as error:
-        print(error, file=sys.stderr)
-        return 2
+        sys.exit(str(error))
     for path in changed:
         print(f"written: {path.relative_to(ROOT)}")
     return subprocess.run([sys.executable, str(ROOT / "tools" / "sync_notebooks.py")]).returncode
