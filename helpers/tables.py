@@ -1,0 +1,54 @@
+"""Tables of results as CSV files; beside each a JSON file with what made its rows."""
+
+import csv
+import datetime
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from helpers.images import write_file
+from helpers.runtime import machine
+
+Row = Mapping[str, str]
+
+
+def table_path(path: str | Path) -> Path:
+    """The path of a table, "~" expanded. Raises ValueError unless it ends in .csv: NAME.json is taken."""
+    path = Path(path).expanduser()
+    if path.suffix != ".csv":
+        raise ValueError(f"the table is {path.name!r}; give a name that ends in .csv")
+    return path
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file, every value as text ("001" and "NA" stay as they are); none if there is no file."""
+    if not path.exists():
+        return []
+    with open(path, encoding="utf-8-sig", newline="") as file:  # Excel adds a BOM
+        return list(csv.DictReader(file))
+
+
+def read_record(path: Path) -> list[dict[str, Any]]:
+    """What made the rows of a table, from NAME.json: one entry per machine and versions."""
+    record = path.with_suffix(".json")
+    return json.loads(record.read_text(encoding="utf-8")) if record.exists() else []
+
+
+def write_table(path: Path, rows: Sequence[Row], new: int, **about: object) -> None:
+    """Write all rows, and in NAME.json that `new` more of them were made here and today; about: more of what made them.
+
+    Both files are replaced whole. Raises ValueError for a row with other columns than the first.
+    """
+    here = {**about, **machine()}
+    made = read_record(path)
+    same = [entry for entry in made if here.items() <= entry.items()]
+    entry = {**here, "date": datetime.date.today().isoformat(), "rows": new + sum(old["rows"] for old in same)}
+    made = [*(old for old in made if old not in same), entry]
+    content = io.StringIO()
+    writer = csv.DictWriter(content, list(rows[0]), restval="", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_file(path.with_suffix(".json"), (json.dumps(made, indent=2) + "\n").encode())
+    write_file(path, content.getvalue().encode())
