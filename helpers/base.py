@@ -1,82 +1,102 @@
 """A network split where the zero-out attack reads it: a frozen base and a head.
 
-Networks take pictures in [0, 1]; the normalisation is inside, so a budget of 8/255
-means 8 of 255 grey levels. All weights are frozen and no ReLU works in place.
+Networks take images in [0, 1]; the normalisation is inside, so a budget of 8/255 means 8 of 255 grey levels.
 """
 
-import copy
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
+from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from helpers.images import check_images
 from helpers.runtime import full_float32
 
-ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.SiLU, nn.GELU, nn.Hardswish, nn.Hardtanh, nn.ELU, nn.Mish)
+# Activations with a flat part: pre-activations at or below the number give outputs of exactly zero.
+FLAT_UP_TO = {nn.ReLU: 0.0, nn.ReLU6: 0.0, nn.Hardswish: -3.0, nn.Hardsigmoid: -3.0}
+ACTIVATIONS = (
+    *FLAT_UP_TO,
+    *(nn.LeakyReLU, nn.PReLU, nn.ELU, nn.CELU, nn.SELU, nn.SiLU, nn.GELU, nn.Mish, nn.Softplus, nn.Hardtanh, nn.Tanh),
+)
 
 
 class Base(nn.Module):
     """A frozen network up to its last layer.
 
-    body: normalised pictures -> pre-activations, the last layer before its final ReLU;
-    rest: pre-activations -> features, what a head receives. Both stay as given; their
-    weights are frozen. threshold: pre-activations at or below it give outputs of exactly
-    zero (0 for a ReLU, None where the last activation has no flat part).
+    body: normalised images (N, 3, H, W) -> pre-activations, the input of the last activation.
+    rest: pre-activations -> features, what a head receives. The weights of both are frozen.
+    mean, std: normalisation, three numbers or one, in units of [0, 1]. (Default: none)
+    size: side of the images, in pixels. (Default: 224)
+    name: for messages and certificates.
+    sha256: hash of the file that holds the weights. (Default: a hash of the weights)
+    Its attribute threshold: pre-activations at or below it give features of exactly zero (0 for a ReLU), None where
+    the last activation has no flat part.
+    Raises ValueError for a bad mean, std or size, RuntimeError inside torch.inference_mode().
     """
 
+    @torch.no_grad()
     def __init__(
         self,
         body: nn.Module,
         rest: nn.Module,
         *,
-        mean: Sequence[float] = (0.0, 0.0, 0.0),
-        std: Sequence[float] = (1.0, 1.0, 1.0),
+        mean: float | Sequence[float] = 0.0,
+        std: float | Sequence[float] = 1.0,
         size: int = 224,
         name: str = "network",
         sha256: str = "",
     ) -> None:
         super().__init__()
-        self.body, self.rest, self.size, self.name = body, rest, size, name
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1))
+        check_size("size", size)
+        self.body, self.rest, self.size, self.name = body, rest, int(size), name
+        if torch.is_inference_mode_enabled() or any(p.is_inference() for p in self.parameters()):
+            raise RuntimeError("a network made inside torch.inference_mode() has no gradients; make it outside")
+        weight = next(self.parameters(), torch.zeros(()))  # tells device and precision
+        self.register_buffer("mean", per_channel("mean", mean).to(weight))
+        self.register_buffer("std", per_channel("std", std).to(weight))
         for module in self.modules():
             if getattr(module, "inplace", False):
                 module.inplace = False  # would overwrite the pre-activations
         self.requires_grad_(False).eval()
         self.to(memory_format=torch.channels_last)
-        self._loaded = state_digest(self)
-        self._source = sha256 or self._loaded
-        with torch.no_grad():
-            z = self.pre_activations(torch.zeros(1, 3, size, size))
-            self.feature_shape = tuple(rest(z).shape[1:])
-        self.threshold = flat_end(rest, z.shape)
+        self._source, self._loaded = sha256, sha256 and state_digest(self)
+        z = self.pre_activations(torch.zeros(1, 3, self.size, self.size).to(weight))
+        self.feature_shape = tuple(rest(z).shape[1:])
+        self.threshold = zero_threshold(rest, z)
 
     @property
     def sha256(self) -> str:
-        """Hash of the weights as they are now: of the file they came from while they are as it holds them (a
-        base that ends earlier has the hash of the whole file), else their `state_digest`."""
+        """Hash of the file that the weights came from while they are as loaded, else their state_digest."""
         now = state_digest(self)
         return self._source if now == self._loaded else now
 
     def pre_activations(self, x: Tensor) -> Tensor:
-        """Pictures (N, 3, H, W) in [0, 1] -> last layer before its final ReLU (VGG-16: N, 512, 14, 14)."""
-        return self.body((x - self.mean) / self.std)
+        """Images (N, 3, H, W) in [0, 1] -> the input of the last activation (VGG-16: N, 512, 14, 14)."""
+        try:
+            return self.body((x.to(self.mean.dtype) - self.mean) / self.std)
+        except (RuntimeError, AssertionError) as error:
+            if x.shape[-2:] == (self.size, self.size) or "memory" in str(error):
+                raise
+            raise ValueError(
+                f"{self.name} cannot read images of {x.shape[-1]} x {x.shape[-2]} pixels "
+                f"({str(error).splitlines()[0]}); give {self.size} x {self.size}"
+            ) from error
+
+    def features(self, x: Tensor) -> Tensor:
+        """Images (N, 3, H, W) in [0, 1] -> what a head receives (VGG-16: N, 512, 7, 7)."""
+        return self.rest(self.pre_activations(x))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.features(x)
 
     def flat_below(self) -> float:
         """The threshold, or a ValueError where the last activation has none."""
         if self.threshold is None:
             raise ValueError(f"{self.name} does not end in an activation with a flat part; its output is never zero")
         return self.threshold
-
-    def features(self, x: Tensor) -> Tensor:
-        """Pictures (N, 3, H, W) in [0, 1] -> what a head receives (VGG-16: N, 512, 7, 7)."""
-        return self.rest(self.pre_activations(x))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.features(x)
 
     def margin_reached(self, z: Tensor) -> Tensor:
         """Distance of the largest pre-activation below the threshold; without one, minus the largest absolute output.
@@ -102,44 +122,11 @@ class Base(nn.Module):
         return torch.cat(counts), torch.cat(margins)
 
 
-def count_nonzero(features: Tensor) -> Tensor:
-    """Number of values that are not exactly 0.0 in each image's features (N, ...): (N,)."""
-    return features.flatten(1).ne(0).sum(1)
-
-
-def flat_end(rest: nn.Module, shape: Sequence[int]) -> float | None:
-    """The largest level from -16 to 0, in tenths, up to which `rest` is flat and exactly zero; None: not even at -16.
-
-    shape: of its inputs. Each level is tried on constant inputs, and on uneven ones, since LayerNorm turns
-    constants into zeros. Zero means no slope either, in float64: GELU gives zeros only where its sums round.
-    """
-    rest = copy.deepcopy(rest).double()
-    uneven = torch.randint(0, 2, (1, *shape[1:]), generator=torch.Generator().manual_seed(0)).double()
-    end = None
-    for level in torch.linspace(-16, 0, 161).tolist():
-        if not all(_flat(rest, level - lower) for lower in (torch.zeros_like(uneven), uneven)):
-            break
-        end = level
-    return end
-
-
-@torch.enable_grad()
-def _flat(rest: nn.Module, z: Tensor) -> bool:
-    y = rest(z.requires_grad_())
-    return not y.any() and not (y.requires_grad and torch.autograd.grad(y.sum(), z)[0].any())
-
-
-def check_base(base: object) -> None:
-    """Raise one clear error for what is no Base, or one in training mode."""
-    if not isinstance(base, Base):
-        remedy = "give its .base" if isinstance(getattr(base, "base", None), Base) else "make one with helpers.networks"
-        raise TypeError(f"base is a {type(base).__name__}, not a Base; {remedy}")
-    if base.training:
-        raise ValueError("the network is in training mode, so that its output is random; call base.eval()")
-
-
 class Classifier(nn.Module):
-    """A base and a head trained on its features; forward returns logits (N, K)."""
+    """A base and a head trained on its features; forward returns logits (N, K).
+
+    labels: K class names.
+    """
 
     def __init__(self, base: Base, head: nn.Module, labels: Sequence[str]) -> None:
         super().__init__()
@@ -151,19 +138,18 @@ class Classifier(nn.Module):
 
     @torch.no_grad()
     def probabilities(self, x: Tensor) -> Tensor:
-        """Pictures (N, 3, H, W) in [0, 1], on any device -> softmax probabilities (N, K), on the network's."""
+        """Images (N, 3, H, W) in [0, 1], on any device -> softmax probabilities (N, K), on the network's."""
         check_images(x)
         return self(x.to(self.base.mean.device)).softmax(1)
 
     def predict(self, x: Tensor, top: int = 5) -> list[list[tuple[str, float]]]:
-        """For each picture its `top` best (label, probability), the best first."""
+        """For each image its `top` best (label, probability), the best first."""
         return [best_labels(row, self.labels, top) for row in self.probabilities(x)]
 
     @torch.no_grad()
     def blank(self) -> Tensor:
-        """The probabilities (K,) when all features are zero: what the biases alone say."""
-        zeros = torch.zeros(1, *self.base.feature_shape, device=self.base.mean.device, dtype=self.base.mean.dtype)
-        return self.head(zeros).softmax(1)[0]
+        """The probabilities (K,) when every feature is zero: those of the biases alone."""
+        return self.head(self.base.mean.new_zeros(1, *self.base.feature_shape)).softmax(1)[0]
 
 
 def best_labels(probabilities: Tensor, labels: Sequence[str], top: int = 5) -> list[tuple[str, float]]:
@@ -172,8 +158,60 @@ def best_labels(probabilities: Tensor, labels: Sequence[str], top: int = 5) -> l
     return [(labels[i], p) for i, p in zip(places.tolist(), values.tolist(), strict=True)]
 
 
+def count_nonzero(features: Tensor) -> Tensor:
+    """Number of values that are not exactly 0.0 in each image's features (N, ...): (N,)."""
+    return features.flatten(1).ne(0).sum(1)
+
+
+def zero_threshold(rest: nn.Module, z: Tensor) -> float | None:
+    """The level at or below which all pre-activations give features of exactly zero, None if there is none.
+
+    z: pre-activations of one image, for their shape.
+    """
+    levels = [FLAT_UP_TO[type(module)] for module in rest.modules() if type(module) in FLAT_UP_TO]
+    return levels[0] if levels and not rest(torch.full_like(z, levels[0])).any() else None
+
+
+def check_base(base: object) -> None:
+    """Raise TypeError unless base is a Base, ValueError unless it is in eval mode and in float32."""
+    if not isinstance(base, Base):
+        remedy = "give its .base" if isinstance(getattr(base, "base", None), Base) else "make one with helpers.networks"
+        raise TypeError(f"base is a {type(base).__name__}, not a Base; {remedy}")
+    check_network(base, "base")
+
+
+def check_network(model: nn.Module, name: str) -> None:
+    """Raise ValueError unless all of the network is in eval mode and in float32; name: of the variable."""
+    if any(module.training for module in model.modules()):
+        raise ValueError(f"the network is in training mode, so its output is random; call {name}.eval()")
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point() and tensor.dtype != torch.float32:
+            raise ValueError(f"the network computes in {tensor.dtype}; call {name}.float()")
+
+
+def check_size(name: str, size: object) -> None:
+    """Raise ValueError unless the argument of that name is a side in pixels."""
+    if not isinstance(size, Integral) or size < 1:
+        raise ValueError(f"{name} is {size!r}; give one whole number of pixels, images here are square")
+
+
+def per_channel(name: str, values: object) -> Tensor:
+    """The mean or std, given as three numbers or one, as a float32 tensor (1, 3, 1, 1)."""
+    try:
+        numbers = np.asarray(values, dtype=float).ravel().tolist()
+    except (TypeError, ValueError):
+        numbers = []
+    least = 1e-6 if name == "std" else 0
+    if len(numbers) not in (1, 3) or not all(least <= number <= 1 for number in numbers):
+        raise ValueError(
+            f"{name} is {values}; give three numbers in units of [0, 1], red first (divide those for 0 to 255 by 255), "
+            "or mean=0, std=1 when the network normalises by itself"
+        )
+    return torch.tensor(numbers).view(1, -1, 1, 1).repeat(1, 3 // len(numbers), 1, 1)
+
+
 def state_digest(module: nn.Module) -> str:
-    """sha256 over the weights and buffers of a module, in their order, as float32 bytes."""
+    """sha256 of the weights and buffers of a module, in their order, as float32 bytes."""
     digest = hashlib.sha256()
     for tensor in module.state_dict().values():
         digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
@@ -181,7 +219,7 @@ def state_digest(module: nn.Module) -> str:
 
 
 def watch_run(run: Callable[[Tensor], Any], x: Tensor, modules: Iterable[nn.Module]) -> tuple[list[nn.Module], Any]:
-    """Those of the modules that run in run(x), in order, each as often as it runs; and what run(x) gives."""
+    """Those of the modules that run in run(x), in order, each as often as it runs; and the result of run(x)."""
     ran: list[nn.Module] = []
     hooks = [module.register_forward_hook(lambda module, *_: ran.append(module)) for module in modules]
     try:
@@ -189,64 +227,3 @@ def watch_run(run: Callable[[Tensor], Any], x: Tensor, modules: Iterable[nn.Modu
     finally:
         for hook in hooks:
             hook.remove()
-
-
-class Stopped(Exception):
-    """Carries the input of the tapped layer out of a forward pass."""
-
-
-class UpTo(nn.Module):
-    """Run a module only up to the input of one of its layers, and return that input.
-
-    call: which call of the layer in one run, counted from 1 (torchvision's ResNets call one ReLU twice).
-    """
-
-    def __init__(self, run: Callable[[Tensor], Tensor], model: nn.Module, layer: nn.Module, call: int = 1) -> None:
-        super().__init__()
-        self.model, self.run, self.call = model, run, call
-        self.layer = [layer]  # in a list: it is already a part of the model
-
-    def forward(self, x: Tensor) -> Tensor:
-        calls = 0
-
-        def stop(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            nonlocal calls
-            calls += 1
-            if calls == self.call:
-                raise Stopped(inputs[0])
-
-        handle = self.layer[0].register_forward_pre_hook(stop)
-        try:
-            self.run(x)
-        except Stopped as stopped:
-            return stopped.args[0]
-        finally:
-            handle.remove()
-        raise RuntimeError("the tapped layer did not run")
-
-
-class Head(nn.Module):
-    """The head of a timm network."""
-
-    def __init__(self, run: Callable[[Tensor], Tensor], model: nn.Module) -> None:
-        super().__init__()
-        self.run, self.model = run, model
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.run(x)
-
-
-@torch.no_grad()
-def split(model: nn.Module, run: Callable[[Tensor], Tensor], *, size: int = 224, **about: object) -> Base:
-    """Split a network at its last activation; run: normalised pictures -> features."""
-    x = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
-    ran, features = watch_run(run, x, [module for module in model.modules() if isinstance(module, ACTIVATIONS)])
-    for layer in ran[-1:]:
-        if getattr(layer, "inplace", False):
-            layer.inplace = False
-        body = UpTo(run, model, layer)
-        for rest in (layer, nn.Sequential(layer, nn.MaxPool2d(2))):
-            y = rest(body(x))
-            if y.shape == features.shape and torch.equal(y, features):
-                return Base(body, rest, size=size, **about)
-    return Base(Head(run, model), nn.Identity(), size=size, **about)
