@@ -6,7 +6,7 @@ copies the project, or fails as without a network.
 
 import re
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
@@ -17,7 +17,6 @@ KAGGLE = {"KAGGLE_KERNEL_RUN_TYPE": "Interactive", "KAGGLE_URL_BASE": "https://w
 LAYOUTS = {
     "slug": "/kaggle/input/zero-out-attack",
     "owner and slug": "/kaggle/input/datasets/someone/zero-out-attack",
-    "a folder inside": "/kaggle/input/zero-out-attack/zero-out-attack-main",
     "all of it": "/kaggle/input/datasets/someone/zero-out-attack/zero-out-attack-1.0.0",
 }
 GIT = """#!/bin/sh
@@ -32,18 +31,12 @@ def code_cells(path: Path) -> list[str]:
     return [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
 
 
-def one_sentence(text: str) -> bool:
-    """Whether a message is one sentence."""
-    return len(re.findall(r"[.!?](?:\s|$)", text)) == 1
-
-
 @dataclass
 class Place:
-    """A machine below a temporary folder; what it runs."""
+    """A machine below a temporary folder."""
 
     top: Path
     log: Path
-    kept: list[dict[str, object]] = field(default_factory=list)  # as a kernel keeps them
 
     def at(self, path: str) -> Path:
         """A folder of this machine, made when missing."""
@@ -58,21 +51,16 @@ class Place:
         git.chmod(0o755)
         return git.parent
 
-    def run(self, text: str) -> dict[str, object]:
-        """Execute a setup cell as if the roots were this machine's; return its names."""
-        names: dict[str, object] = {}
-        exec(compile(self.moved(text), "setup", "exec"), names)
-        self.kept.append(names)
-        return names
-
     def moved(self, text: str) -> str:
         """A setup cell with its roots below this machine's."""
         return re.sub(r'"(/kaggle|/content)', lambda m: f'"{self.top}{m[1]}', text)
 
-    def setup(self, notebook: Path) -> Path:
-        """Where the setup cell of a notebook found the helpers."""
-        root = self.run(code_cells(notebook)[0])["root"]
-        assert isinstance(root, Path) and sys.path[0] == str(root)
+    def setup(self, text: str) -> Path:
+        """Run a setup cell; return where it found the helpers."""
+        names: dict[str, object] = {}
+        exec(compile(self.moved(text), "setup", "exec"), names)
+        root = names["root"]
+        assert isinstance(root, Path) and sys.path[0] == str(root) and "device" in names
         return root
 
     def clones(self) -> list[str]:

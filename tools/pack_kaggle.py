@@ -13,7 +13,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from sync_notebooks import ROOT, URL, existing, path_of
+from sync_notebooks import NOTEBOOKS, ROOT, URL
 
 OWNER, SLUG = URL.split("/")[-2:]
 ALSO = ("pyproject.toml", "LICENSE", "CITATION.cff")
@@ -48,11 +48,11 @@ def pack_dataset(folder: Path, owner: str) -> Path:
 def pack_notebooks(folder: Path, owner: str) -> list[Path]:
     """For each notebook a folder with it and what Kaggle wants to know of it."""
     made = []
-    for number, notebook in enumerate(existing(), 1):
+    for number, notebook in enumerate(NOTEBOOKS, 1):
         title = f"Zero-Out {number}: {notebook.title.split(':')[0]}"
         place = folder / notebook.name
         place.mkdir(parents=True)
-        shutil.copy(path_of(notebook), place)
+        shutil.copy(notebook.path, place)
         about = {
             "id": f"{owner}/{re.sub('[^a-z0-9]+', '-', title.lower())}",  # Kaggle makes it from the title, too
             "title": title,

@@ -15,7 +15,7 @@ import zipfile
 from pathlib import Path
 
 import nbformat
-from sync_notebooks import ROOT, TAG, URL, existing, path_of
+from sync_notebooks import DEVICE, NOTEBOOKS, ROOT, TAG, URL
 
 SETUP = '''# Setup: unpacks the helpers and pictures that this file carries, finds the weights.
 import base64
@@ -45,7 +45,8 @@ for file in (getattr(weights, name) for name in WEIGHTS):
         found = weights.find_or_download(replace(file, url=URL + file.name))
     except (FileNotFoundError, ValueError) as error:
         sys.exit(str(error))
-    (weights.BUNDLED / file.name).write_bytes(found.read_bytes())'''
+    (weights.BUNDLED / file.name).write_bytes(found.read_bytes())
+{device}'''
 NEEDED = {  # word in the code -> weights
     "vgg16": "VGG16_BASE",
     "efficientnet_lite0": "EFFICIENTNET_LITE0",
@@ -62,6 +63,7 @@ def single(path: Path) -> str:
         url=f"{URL.replace('https://github.com', 'https://raw.githubusercontent.com')}/{TAG}/data/weights/",
         weights=[name for word, name in NEEDED.items() if word in code],
         carried=base64.encodebytes(carried(code)).decode(),
+        device=DEVICE,
     )
     setup.metadata["jupyter"] = {"source_hidden": True}
     return nbformat.writes(book) + "\n"
@@ -73,7 +75,7 @@ def carried(code: str) -> bytes:
     Where the code also names folders inside one, only those: DATA / "defences" / "zero", load_photos("train").
     """
     content = io.BytesIO()
-    files = sorted((ROOT / "helpers").glob("*.py"))
+    files = sorted((ROOT / "helpers").rglob("*.py"))
     for folder in sorted(path for path in (ROOT / "data").iterdir() if path.is_dir() and path.name != "weights"):
         if re.search(rf"(?:\b|_){folder.name}\b", code):  # DATA / "images", load_photos
             parts = [part for part in folder.iterdir() if part.is_dir() and f'"{part.name}"' in code]
@@ -88,9 +90,9 @@ def carried(code: str) -> bytes:
 
 def main(folder: Path = ROOT / "out" / "single") -> int:
     folder.mkdir(parents=True, exist_ok=True)
-    for notebook in existing():
-        path = folder / f"{notebook.name}.ipynb"
-        path.write_text(single(path_of(notebook)), encoding="utf-8")
+    for notebook in NOTEBOOKS:
+        path = folder / notebook.path.name
+        path.write_text(single(notebook.path), encoding="utf-8")
         print(f"{path.relative_to(folder.parents[1])}: {path.stat().st_size / 1e6:.1f} MB")
     return 0
 
