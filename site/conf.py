@@ -9,7 +9,7 @@ import json
 project = "Zero-Out"
 author = copyright = "The Zero-Out authors"
 root_doc = "README"
-include_patterns = ["*.md", "docs/*.md", "data/README.md", "notebooks/*.ipynb", "notebooks/solutions/*.ipynb"]
+include_patterns = ["*.md", "docs/*.md", "data/README.md", "notebooks/**/*.ipynb"]
 exclude_patterns = ["**/.ipynb_checkpoints", ".venv", "out"]
 extensions = ["myst_nb"]
 nb_execution_mode = "off"
@@ -25,8 +25,9 @@ html_static_path = ["static"]
 html_css_files = ["site.css"]
 TREES = {
     "Notebooks": "notebooks/0*",
-    "Pages": "docs/own_network\ndocs/faq\ndocs/reliability\nCONTRIBUTING\nCHANGELOG\ndata/README",
+    "Appendix": "notebooks/appendix/*",
     "Solutions": "notebooks/solutions/*",
+    "Pages": "docs/*\nCONTRIBUTING\nCHANGELOG\ndata/README",
 }
 
 

@@ -1,4 +1,4 @@
-"""Run whole notebooks where readers run them: `make everywhere`. Slow; nothing here is a test.
+"""Run whole notebooks where readers run them: part of `make places`. Slow; nothing here is a test.
 
     python tests/everywhere.py [--place kaggle single] [--notebook 02 05] [--python OTHER/bin/python]
 
@@ -22,7 +22,7 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
-from places import COLAB, KAGGLE, LAYOUTS, ROOT, Place, one_sentence
+from places import COLAB, KAGGLE, LAYOUTS, ROOT, Place
 
 sys.path.insert(0, str(ROOT / "tools"))
 import pack_kaggle
@@ -36,7 +36,7 @@ print("Python " + sys.version.split()[0], *(f"{{n}} {{version(n)}}" for n in {PA
 """
 # What runs after the last cell: the helpers came from the place, not from an installed project.
 LAST = "import helpers\nprint(helpers.__file__)"
-ENDED, STOPPED = "ran to its end", "stopped at its first cell with one sentence"
+ENDED, STOPPED = "ran to its end", "stopped at its first cell"
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def outcome(book: NotebookNode, path: Path, place: Place, where: Where, environm
     except (CellExecutionError, DeadKernelError) as error:
         number = max(cell.execution_count or 0 for cell in cells)
         kind, text = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", str(error))
-        if number == 1 and kind == "SystemExit" and one_sentence(text):
+        if number == 1 and kind == "SystemExit":
             return f"{STOPPED}: {text}"
         return f"failed at cell {number}: {kind}: {text}"
     found = book.cells[-1].outputs[0].text.strip()

@@ -36,16 +36,16 @@ SOURCES = {
     "photos/": "cut-out photographs by the Tux Paint authors (Bill Kendrick and others), GPL-2, Debian package "
     "tuxpaint-stamps-default 2022.06.04, on photographs from mate-backgrounds 1.26.0 (GPL-2+) and textures from "
     "scikit-image 0.26.0 (CC0); photos/index.csv names both for each file. The whole is under GPL-2",
-    "defences/": "photos of photos/ after an attack, by tools/make_defences.py. Zero-out: zero/, of other photos "
-    "zero_calibration/, through filters zero_filtered/. Constant-out through filters: alike/. Tables: sanity.csv, how "
-    "near the donor steering comes; donors.csv, three donors without filters; own_donors.csv, a donor for each photo; "
-    "awake.csv, one donor and its share of outputs awake; own_donors_awake.csv, both; sizes.csv, in random sizes; "
-    "left.csv, outputs left behind filters; hardened.csv and hardened_eps.csv, attacks on a tuned base, by "
-    "tools/make_hardened.py. GPL-2, as the photos",
+    "defences/": "photos of photos/ after an attack, by python -m experiments. Zero-out: zero/, of other photos "
+    "zero_calibration/, through filters zero_filtered/. Feature matching through filters: matched/. Tables: "
+    "sanity.csv, how near the donor the attack comes; donors.csv, three donors without filters; own_donors.csv, a donor for each "
+    "photo; matched_active.csv, one donor and its share of active features; own_donors_active.csv, both; sizes.csv, in "
+    "random sizes; nonzero.csv, features left behind filters; hardened.csv and hardened_eps.csv, attacks on a hardened "
+    "base. GPL-2, as the photos",
     "bench/": "how far the attack carries, one row a case (and the patterns of universal.csv, each + 128 as a PNG), "
-    "computed on photos of photos/ by tools/make_limits.py; the attack beside other recipes (peers*.csv) by "
-    "tests/peers.py and on all photos (strength*.csv) by tests/bench.py; MIT, as the code",
-    "sweeps/": "results of the attack on pictures of images/, computed by tools/make_sweeps.py; MIT, as the code",
+    "computed on photos of photos/ by python -m experiments; peers*.csv: beside other recipes, strength*.csv: "
+    "on all photos; MIT, as the code",
+    "sweeps/": "results of the attack on pictures of images/, computed by python -m experiments; MIT, as the code",
 }
 TOP = """# Data
 
@@ -56,9 +56,9 @@ licence; data files keep their own. This page is written by `tools/describe_data
 |---|---|---|
 | weights/ | two networks and a tuning, safetensors | `tools/make_weights.py`, `tools/make_hardened.py` |
 | images/ | single pictures, 224 x 224, PNG | `tools/make_images.py` |
-| defences/ | attacked photos of notebooks 05 and 06, as WebP | `tools/make_defences.py`, `tools/make_hardened.py` |
-| sweeps/ | results of many attacks, one row each, with the versions that made them | `tools/make_sweeps.py` |
-| bench/ | tables on strength and limits, patterns | `tools/make_limits.py`, `tests/peers.py`, `tests/bench.py` |
+| defences/ | attacked photos of notebooks 05 and 06, as WebP | `python -m experiments` |
+| sweeps/ | results of many attacks, one row each, with the versions that made them | `python -m experiments` |
+| bench/ | tables on strength and limits, patterns | `python -m experiments` |
 | photos/ | six classes for transfer learning, 224 x 224, JPEG, split by cut-out | `tools/make_images.py` |
 """
 
