@@ -29,6 +29,14 @@ torch.set_num_threads(1)
 ALBATROSS = DATA / "images" / "albatross.png"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs the real attack is slow."""
+    for item in items:
+        if "blinded" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
+
+
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only this machine can be reached: a test that needs the Internet fails at once."""
