@@ -94,7 +94,7 @@ def certify(base: Base, png: str | Path, original: str | Path | Tensor | None = 
         original_sha256 = hashlib.sha256(read_file(original)).hexdigest()
         original = read_image(original, width, height)
     change = None if original is None else difference(original.cpu(), image)
-    base32 = copy.deepcopy(base).to("cpu", torch.float32)
+    base32 = copy.deepcopy(base).to("cpu")
     try:
         z32, nonzero, outputs = _evaluate(base32, image)
     except RuntimeError as error:
@@ -136,9 +136,10 @@ def exact_pixels(content: bytes, name: str) -> Tensor:
     if not content.startswith(SIGNATURE):
         raise ValueError(f"{name} is not a PNG file; {remedy}")
     chunks = list(_chunks(content))
-    if not re.fullmatch(b"IHDR(IDAT)+IEND", b"".join(kind for kind, _ in chunks if kind in PLAIN)):
+    kinds = {kind for kind, _ in chunks}
+    if b"" in kinds or not re.fullmatch(b"IHDR(IDAT)+IEND", b"".join(kind for kind, _ in chunks if kind in PLAIN)):
         raise ValueError(f"{name} is damaged or cut short; {remedy}")
-    others = b", ".join(sorted({kind for kind, _ in chunks} - PLAIN)).decode("latin-1")
+    others = b", ".join(sorted(kinds - PLAIN)).decode("latin-1")
     if others:
         raise ValueError(f"{name} holds {others}, by which another reader may show other pixels; {remedy}")
     bits, colour = chunks[0][1].ljust(13)[8:10]
@@ -151,13 +152,13 @@ def exact_pixels(content: bytes, name: str) -> Tensor:
 
 
 def _chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and data of each chunk of a PNG file (ISO 15948); ends before the first with a wrong checksum."""
+    """Kind and data of each chunk of a PNG file (ISO 15948); the kind of the first with a wrong checksum is empty, and the last."""
     place = len(SIGNATURE)
     while place < len(content):
         end = place + 8 + int.from_bytes(content[place : place + 4], "big")
         chunk = content[place + 4 : end]
         if content[end : end + 4] != zlib.crc32(chunk).to_bytes(4, "big"):
-            chunk, end = b"", len(content)  # IEND is not the last then
+            chunk, end = b"", len(content)
         yield chunk[:4], chunk[4:]
         place = end + 4
 

@@ -146,12 +146,18 @@ def save_png(image: Tensor, path: str | Path) -> Path:
     check_images(image, "image")
     if len(image) != 1:
         raise ValueError(f"image holds {len(image)} images; save them one by one")
-    if Path(path).suffix.lower() != ".png":
-        raise ValueError(f"{path} must end in .png; lossy formats destroy the attack")
+    path = png_path(path)
     pixels = to_bytes(image[0]).transpose(1, 2, 0)
     content = io.BytesIO()
     Image.fromarray(pixels).save(content, format="PNG")
     return write_file(path, content.getvalue())
+
+
+def png_path(path: str | Path) -> Path:
+    """The path to write a PNG file to; ValueError unless it ends in .png."""
+    if Path(path).suffix.lower() != ".png":
+        raise ValueError(f"{path} must end in .png; lossy formats destroy the attack")
+    return user_path(path)
 
 
 def write_file(path: str | Path, content: bytes) -> Path:

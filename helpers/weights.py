@@ -1,20 +1,22 @@
-"""Weight files: where they are, whether they are whole, and how to get them.
+"""Weight files: where they are, whether they are whole, how to get them.
 
-Nothing here unpickles code: bundled files are safetensors, Keras' file is HDF5, and
-torchvision's checkpoint is read with weights_only=True.
+None of them is unpickled: the bundled ones are safetensors, that of Keras is HDF5, and torchvision's is read
+with weights_only=True.
 """
 
 import hashlib
 import os
+import tempfile
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import h5py
 import torch
-from safetensors.torch import load
+from safetensors.torch import load_file
 from torch import Tensor
+
+from helpers.decode import user_path
 
 BUNDLED = Path(__file__).resolve().parents[1] / "data" / "weights"
 KAGGLE = Path("/kaggle/input")
@@ -54,102 +56,90 @@ TORCHVISION_VGG16 = WeightFile(
 
 
 def load_bundled(file: WeightFile, folder: Path = BUNDLED) -> dict[str, Tensor]:
-    """The tensors of a bundled file in float32, after checking its sha256.
+    """The tensors of a bundled file in float32, its hash checked.
 
-    Raises FileNotFoundError or ValueError (altered or cut short), with the remedy.
+    Raises FileNotFoundError, or ValueError for a file that is altered or cut short.
     """
     path = folder / file.name
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; get the whole repository, data/weights/ included")
-    content = path.read_bytes()
-    check_digest(hashlib.sha256(content).hexdigest(), file, path)
-    return {name: tensor.float() for name, tensor in load(content).items()}
+    check_file(file, path)
+    return {name: tensor.float() for name, tensor in load_file(path).items()}
 
 
-def check_digest(digest: str, file: WeightFile, path: Path) -> None:
-    """Raise ValueError unless the digest is the one known for this file."""
-    if digest != file.digest:
-        raise ValueError(
-            f"{path} is altered or cut short ({file.algorithm} {digest[:12]}..., expected {file.digest[:12]}...); "
-            "delete it and get it again"
-        )
+def check_file(file: WeightFile, path: Path) -> Path:
+    """Return the path if what lies there has the known hash, else raise ValueError."""
+    digest = hashlib.new(file.algorithm)
+    with open(path, "rb") as content:
+        while piece := content.read(1 << 22):
+            digest.update(piece)
+    if digest.hexdigest() != file.digest:
+        found = f"{file.algorithm} {digest.hexdigest()[:12]}..., expected {file.digest[:12]}..."
+        raise ValueError(f"{path} is altered or cut short ({found}); delete it and get it again")
+    return path
 
 
 def find_or_download(file: WeightFile, path: str | Path | None = None) -> Path:
-    """The path of a large weight file, its hash checked.
+    """The path of a large weight file, its hash checked; where find_file finds none, torch's cache gets it.
 
-    Searched in this order: the explicit path, the folder or file named by the environment
-    variable ZERO_OUT_WEIGHTS, torch's and Keras' caches, /kaggle/input; then downloaded into
-    torch's cache. Raises FileNotFoundError with the remedy when it is nowhere to be had.
+    Raises FileNotFoundError where it is not to be had, ValueError for a wrong hash.
     """
     found = find_file(file, path)
-    if found is None:
-        found = _download(file)
-    check_digest(file_digest(found, file.algorithm), file, found)
-    return found
+    return _download(file) if found is None else check_file(file, found)
 
 
 def find_file(file: WeightFile, path: str | Path | None = None) -> Path | None:
-    """The first place that holds the file (same order as find_or_download), or None."""
+    """The first place that holds the file, or None.
+
+    path: a file or folder that is tried instead of all others; by default the file or folder named by the
+    environment variable ZERO_OUT_WEIGHTS, torch's cache, Keras' cache, /kaggle/input.
+    """
     if path is not None:
-        path = Path(path).expanduser()
+        path = user_path(path)
         path = path / file.name if path.is_dir() else path
-        if not path.is_file():  # an explicit path is never silently replaced
+        if not path.is_file():
             raise FileNotFoundError(f"{path} does not exist; give the path of {file.name}")
         return path
     return next((place for place in _places(file) if place.is_file()), None)
 
 
 def _places(file: WeightFile) -> Iterator[Path]:
-    variable = os.environ.get(VARIABLE)
-    if variable:
-        given = Path(variable).expanduser()
-        # One file may be named while another is looked for: .h5 is never a .pth, and of .safetensors there are several.
+    if variable := os.environ.get(VARIABLE):
+        given = user_path(variable)
+        # Another network's file is passed over: .h5 is never .pth, and of .safetensors there are several.
         one_kind = given.suffix == Path(file.name).suffix and given.suffix != ".safetensors"
         yield given if one_kind or given.name == file.name else given / file.name
     yield Path(torch.hub.get_dir()) / "checkpoints" / file.name
-    keras = os.environ.get("KERAS_HOME")
-    yield (Path(keras) if keras else Path.home() / ".keras") / "models" / file.name
-    # Attached data sets appear as /kaggle/input/<slug>/ or /kaggle/input/datasets/<owner>/<slug>/.
-    for depth in range(1, 6):
+    yield user_path(os.environ.get("KERAS_HOME") or "~/.keras") / "models" / file.name
+    for depth in range(1, 6):  # /kaggle/input/<slug>/ or /kaggle/input/datasets/<owner>/<slug>/
         yield from KAGGLE.glob("*/" * depth + file.name)
 
 
 def _download(file: WeightFile) -> Path:
-    path = Path(torch.hub.get_dir()) / "checkpoints" / file.name
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        urllib.request.urlopen(file.url, timeout=10).close()  # fail before the long transfer
-        torch.hub.download_url_to_file(file.url, str(part), progress=False)
-        check_digest(file_digest(part, file.algorithm), file, part)
-        part.replace(path)
-    except OSError as error:
-        raise FileNotFoundError(
-            f"{file.name} is not on this machine and cannot be downloaded ({error}); "
-            f"put it into a folder and name that in {VARIABLE}, or switch the Internet on. Source: {file.url}"
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
-    return path
-
-
-def file_digest(path: Path, algorithm: str = "sha256") -> str:
-    """Hexadecimal digest of a file, read in pieces."""
-    digest = hashlib.new(algorithm)
-    with open(path, "rb") as file:
-        while piece := file.read(1 << 22):
-            digest.update(piece)
-    return digest.hexdigest()
+    cache = Path(torch.hub.get_dir()) / "checkpoints"
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        part = Path(folder) / file.name
+        try:
+            urllib.request.urlopen(file.url, timeout=10).close()  # download_url_to_file has no timeout
+            torch.hub.download_url_to_file(file.url, str(part), progress=False)
+        except OSError as error:
+            raise FileNotFoundError(
+                f"{file.name} is not on this machine and cannot be downloaded ({error}); "
+                f"put it into a folder and name that in {VARIABLE}, or switch the Internet on. Source: {file.url}"
+            ) from error
+        return check_file(file, part).replace(cache / file.name)
 
 
 def keras_head(path: Path, shape: tuple[int, int, int] = (512, 7, 7)) -> dict[str, Tensor]:
-    """The three dense layers of Keras' VGG-16 as torch weights: fc1, fc2, predictions.
+    """The dense layers fc1, fc2 and predictions of Keras' VGG-16 as torch weights.
 
-    shape: (C, H, W) of the features. Keras stores kernels as (in, out) and flattens
-    features by height, width, channel; here the input order is channel, height, width.
-    Only these three layers are read. Raises ValueError when one is missing or misshapen.
+    shape: (C, H, W) of the features. Keras flattens them by height, width, channel; torch by channel first.
+    Raises ValueError where a layer is missing or has another shape.
     """
+    import h5py
+
+    c, h, w = shape
     state = {}
     with h5py.File(path, "r") as file:
         groups = file.get("model_weights", file)
@@ -157,11 +147,9 @@ def keras_head(path: Path, shape: tuple[int, int, int] = (512, 7, 7)) -> dict[st
             if layer not in groups:
                 raise ValueError(f"{path} has no layer {layer}; give Keras' VGG-16 file with its top")
             arrays = [groups[layer][name][()] for name in groups[layer].attrs["weight_names"]]
-            kernel, bias = (torch.from_numpy(array) for array in arrays)
-            if layer == "fc1":
-                c, h, w = shape
-                if kernel.shape[0] != c * h * w:
-                    raise ValueError(f"fc1 has {kernel.shape[0]} inputs, expected {c * h * w}")
-                kernel = kernel.reshape(h, w, c, -1).permute(2, 0, 1, 3).reshape(c * h * w, -1)
-            state[f"{layer}.weight"], state[f"{layer}.bias"] = kernel.T.contiguous(), bias
-    return state
+            state[f"{layer}.weight"], state[f"{layer}.bias"] = (torch.from_numpy(array).t() for array in arrays)
+    first = state["fc1.weight"]  # (4096, H * W * C)
+    if first.shape[1] != c * h * w:
+        raise ValueError(f"fc1 has {first.shape[1]} inputs, expected {c * h * w}")
+    state["fc1.weight"] = first.reshape(-1, h, w, c).permute(0, 3, 1, 2).flatten(1)
+    return {name: tensor.contiguous() for name, tensor in state.items()}
