@@ -1,0 +1,133 @@
+"""Detectors: how unlike clean images an image is, thresholds, and how well they do."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy.stats import binomtest
+from sklearn.covariance import LedoitWolf
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from torch import Tensor
+
+from helpers.base import Base
+from helpers.defence.readouts import Readout, unit_length
+from helpers.heads import as_linear
+
+SQUEEZERS = ("4 bits", "median 3 x 3")  # the filters of feature squeezing
+
+
+class Detectors:
+    """Eleven scores; the larger, the more suspicious.
+
+    Energy: Liu et al. 2020. Feature norm: Park et al. 2023. Mahalanobis: Lee et al. 2018. Nearest neighbours, at
+    unit length: Sun et al. 2022. Feature squeezing: Xu et al. 2018.
+    """
+
+    def __init__(self, clean: Readout, labels: Sequence[str], head: LogisticRegression, neighbours: int = 5) -> None:
+        """clean: readout of N clean images with their labels; head: the protected head, on features."""
+        self.head, self.neighbours, self.clean = head, neighbours, clean
+        self.features = ClassGaussians(clean.features, labels)
+        self.pre_activation = ClassGaussians(clean.pre_activation, labels)
+
+    def scores(self, readouts: Mapping[str, Readout]) -> pd.DataFrame:
+        """One row per image, one column per detector; readouts: "no filter" and the two SQUEEZERS."""
+        plain = readouts["no filter"]
+        logits = as_linear(self.head)(plain.features)
+        p, *squeezed = (self.head.predict_proba(readouts[n].features.numpy()) for n in ("no filter", *SQUEEZERS))
+        raw = torch.cdist(plain.features, self.clean.features).topk(self.neighbours, largest=False).values
+        # Zeros stay zeros at unit length, at a distance of 1 from everything.
+        unit = unit_length(plain.features)
+        cosines = (unit @ unit_length(self.clean.features).T).topk(self.neighbours).values
+        squares = unit.square().sum(1) + 1 - 2 * cosines[:, -1]
+        return pd.DataFrame(
+            {
+                "largest probability": -p.max(1),
+                "entropy": torch.special.entr(torch.from_numpy(p)).sum(1),
+                "largest logit": -logits.amax(1),
+                "energy": -logits.logsumexp(1),
+                "feature norm": -plain.feature_norm,
+                "Mahalanobis": self.features.distance(plain.features),
+                "Mahalanobis of pre-activations": self.pre_activation.distance(plain.pre_activation),
+                "raw distance": raw.mean(1),
+                "nearest neighbours": squares.clamp(min=0).sqrt(),
+                "copy of a photo": cosines[:, 0],
+                "feature squeezing": np.max([np.abs(p - other).sum(1) for other in squeezed], axis=0),
+            }
+        ).astype(float)
+
+
+class ClassGaussians:
+    """One Gaussian per class of vectors (N, C), all with the same covariance."""
+
+    def __init__(self, vectors: Tensor, labels: Sequence[str]) -> None:
+        x, names = vectors.double().numpy(), np.array(labels)
+        self.means = {name: x[names == name].mean(0) for name in np.unique(names)}
+        self.covariance = LedoitWolf(assume_centered=True).fit(x - np.stack([self.means[name] for name in names]))
+
+    def distance(self, vectors: Tensor) -> np.ndarray:
+        """Mahalanobis distance to the nearest class (N,)."""
+        x = vectors.double().numpy()
+        return np.min([self.covariance.mahalanobis(x - mean) for mean in self.means.values()], axis=0) ** 0.5
+
+
+def max_cosine(readout: Readout, *others: Readout) -> Tensor:
+    """The largest cosine (N,) of each image's features to those of another image, at least 0.
+
+    What a defender with a memory compares (stateful detection, Chen et al. 2020).
+    others: readouts of more images in the memory.
+    """
+    unit = unit_length(readout.features)
+    cosines = [unit @ unit_length(other.features).T for other in others]
+    return torch.cat([(unit @ unit.T).fill_diagonal_(0), *cosines], 1).amax(1)
+
+
+def spatial_statistics(base: Base, features: Tensor, known: Tensor) -> pd.DataFrame:
+    """Three numbers per image that read all features (N, C * H * W), not their channel means.
+
+    active: share of non-zero features. dispersion: norm over channels of the standard deviation over positions,
+    divided by that of the mean. knn_distance: distance to the fifth nearest of known (M, C * H * W), at unit length.
+    """
+    positions = features.unflatten(1, base.feature_shape).flatten(2)  # (N, C, H * W)
+    mean = positions.mean(2).norm(dim=1).clamp(min=1e-12)
+    distances = torch.cdist(unit_length(features), unit_length(known))
+    columns = {
+        "active": features.ne(0).float().mean(1),
+        "dispersion": positions.std(2).norm(dim=1) / mean,
+        "knn_distance": distances.kthvalue(5).values,
+    }
+    return pd.DataFrame({name: values.cpu() for name, values in columns.items()})
+
+
+def thresholds(clean: pd.DataFrame, false_positive_rate: float = 0.05) -> pd.Series:
+    """The score of each detector above which at most this share of clean calibration images lies."""
+    if not 0 <= false_positive_rate < 1:
+        raise ValueError(f"false_positive_rate is {false_positive_rate}; give a share from 0 up to, but below, 1")
+    return clean.quantile(1 - false_positive_rate, interpolation="higher")
+
+
+def flagged(scores: pd.DataFrame, limits: pd.Series) -> pd.DataFrame:
+    """Which images each detector flags: a table of True and False."""
+    return scores.gt(limits)
+
+
+def exact_interval(hits: int, of: int) -> tuple[float, float]:
+    """The exact 95 % confidence interval of a share, `hits` of `of` (Clopper & Pearson 1934)."""
+    ends = binomtest(int(hits), int(of)).proportion_ci(method="exact")
+    return float(ends.low), float(ends.high)
+
+
+def evaluate_detectors(clean: pd.DataFrame, attacked: pd.DataFrame, limits: pd.Series) -> pd.DataFrame:
+    """One row per detector: AUROC, TPR (attacked images flagged) and FPR (clean images flagged).
+
+    "TPR low", "TPR high" and so on are the ends of exact 95 % intervals.
+    """
+    truth = [0] * len(clean) + [1] * len(attacked)
+    table = pd.DataFrame({"AUROC": {name: roc_auc_score(truth, [*clean[name], *attacked[name]]) for name in clean}})
+    for rate, scores in {"TPR": attacked, "FPR": clean}.items():
+        hits = flagged(scores, limits).sum()
+        ends = [exact_interval(count, len(scores)) for count in hits]
+        table[rate] = hits / len(scores)
+        table[[f"{rate} low", f"{rate} high"]] = ends
+    return table

@@ -1,0 +1,75 @@
+"""Filters: transforms of an image before the network sees it. Images are (N, 3, H, W) in [0, 1]."""
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision.transforms.v2 import functional as vision
+
+from helpers.images import from_levels, to_bytes, to_grid
+
+Transform = Callable[[Tensor], Tensor]
+
+
+def jpeg(images: Tensor, quality: int = 75) -> Tensor:
+    """Images after one JPEG file each, by Pillow's encoder (quality: 1 to 100)."""
+    copies = []
+    for pixels in to_bytes(images).transpose(0, 2, 3, 1):
+        stream = io.BytesIO()
+        Image.fromarray(pixels).save(stream, "JPEG", quality=quality)
+        copies.append(torch.from_numpy(np.array(Image.open(stream))))
+    return from_levels(torch.stack(copies).permute(0, 3, 1, 2).to(images))
+
+
+def fewer_bits(images: Tensor, bits: int = 4) -> Tensor:
+    """Images with 2**bits levels per colour."""
+    levels = 2**bits - 1
+    return to_grid((images * levels).round() / levels)
+
+
+def median(images: Tensor, side: int = 3) -> Tensor:
+    """Each pixel becomes the median of its side x side neighbours."""
+    padded = nn.functional.pad(images, [side // 2] * 4, mode="reflect")
+    return padded.unfold(2, side, 1).unfold(3, side, 1).flatten(-2).median(-1).values
+
+
+def blur(images: Tensor, side: int = 5) -> Tensor:
+    """A Gaussian blur over side x side pixels."""
+    return vision.gaussian_blur(images, [side, side]).clamp(0, 1)
+
+
+def smaller(images: Tensor, side: int = 160) -> Tensor:
+    """The images in fewer pixels: (N, 3, side, side)."""
+    return vision.resize(images, [side, side], antialias=True).clamp(0, 1)
+
+
+def shrink_and_pad(images: Tensor, seed: int | None = None, least: float = 0.85) -> Tensor:
+    """Shrink to a random size and place it at random on grey (Xie et al. 2018).
+
+    seed: of size and place (None: drawn anew each time). least: smallest side, as a share of the full side.
+    """
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    full = images.shape[2]
+    side = int(torch.randint(int(least * full), full, (), generator=generator))
+    left, top = torch.randint(0, full - side + 1, (2,), generator=generator).tolist()
+    return vision.pad(smaller(images, side), [left, top, full - side - left, full - side - top], fill=0.5)
+
+
+FILTERS: dict[str, Transform] = {
+    "JPEG 75": jpeg,
+    "4 bits": fewer_bits,
+    "median 3 x 3": median,
+    "blur 5 x 5": blur,
+    "160 pixels": smaller,
+    "shrink and pad": lambda x: shrink_and_pad(x, seed=0),
+}
+
+
+def filtered(images: Tensor, names: Sequence[str] = tuple(FILTERS)) -> Iterator[tuple[str, Tensor]]:
+    """Yield ("no filter", images), then each named filter with the images behind it."""
+    yield "no filter", images
+    for name in names:
+        yield name, FILTERS[name](images)
