@@ -73,8 +73,6 @@ def lab(tmp_path: Path) -> Iterator[str]:
     (tmp_path / "helpers").symlink_to(ROOT / "helpers")
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "out").mkdir()
-    (ROOT / "out" / "kept").mkdir(parents=True, exist_ok=True)
-    (tmp_path / "out" / "kept").symlink_to(ROOT / "out" / "kept")  # not what this test is about
     for name, _ in NOTEBOOKS:
         shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", tmp_path / "notebooks")
     for name, values in SETTINGS.items():
