@@ -38,10 +38,10 @@ SOURCES = {
     "scikit-image 0.26.0 (CC0); photos/index.csv names both for each file. The whole is under GPL-2",
     "defences/": "photos of photos/ after an attack, by python -m experiments. Zero-out: zero/, of other photos "
     "zero_calibration/, through filters zero_filtered/. Feature matching through filters: matched/. Tables: "
-    "sanity.csv, how near the donor the attack comes; donors.csv, three donors without filters; own_donors.csv, a "
-    "donor for each photo; matched_active.csv, one donor and its share of active features; own_donors_active.csv, both; "
-    "sizes.csv, in random sizes; nonzero.csv, features left behind filters; hardened.csv and hardened_eps.csv, attacks "
-    "on a hardened base. GPL-2, as the photos",
+    "sanity.csv, how near the donor the attack comes; donors.csv, three donors without filters; own_donors.csv, a"
+    " donor for each photo; matched_active.csv, one donor and its share of active features; "
+    "own_donors_active.csv, both; sizes.csv, in random sizes; nonzero.csv, features left behind filters; "
+    "hardened.csv and hardened_eps.csv, attacks on a hardened base. GPL-2, as the photos",
     "bench/": "how far the attack carries, one row a case (and the patterns of universal.csv, each + 128 as a PNG), "
     "computed on photos of photos/ by python -m experiments; peers*.csv: beside other recipes, strength*.csv: "
     "on all photos; MIT, as the code",
