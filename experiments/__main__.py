@@ -5,8 +5,10 @@ import importlib
 import sys
 from pathlib import Path
 
+from helpers.runtime import seed_everything
+
 FOLDER = Path(__file__).parent
-TOOLS = ("__init__", "__main__", "tables")
+TOOLS = ("__init__", "__main__", "ch07_others", "common", "tables")
 
 
 def experiments() -> dict[str, str]:
@@ -26,6 +28,7 @@ def main(arguments: list[str]) -> None:
     chosen = [other for other in known if other == name] or [other for other in known if other.startswith(name)]
     if len(chosen) != 1:
         raise SystemExit(f"{name!r} names {len(chosen)} experiments; give one of {', '.join(known)}")
+    seed_everything(0)
     importlib.import_module(f"experiments.{chosen[0]}").main(options)
 
 

@@ -1,0 +1,88 @@
+"""What several experiments share: networks and photos on the device, and attacks that were made before."""
+
+import functools
+import json
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from experiments.tables import completed
+from helpers.attack import zero_out
+from helpers.base import Base, Classifier
+from helpers.images import DATA, load_image, load_photos, save_png, write_file
+from helpers.networks import efficientnet_lite0, train_head, vgg16_base
+from helpers.runtime import machine, pick_device
+
+TABLES = DATA / "bench"
+OUT = DATA.parent / "out" / "bench"
+
+
+@functools.cache
+def device() -> torch.device:
+    return pick_device()
+
+
+@functools.cache
+def vgg16(until: str = "pool5") -> Base:
+    return vgg16_base(until).to(device())
+
+
+@functools.cache
+def lite0() -> Classifier:
+    return efficientnet_lite0().to(device())
+
+
+@functools.cache
+def six_classes() -> Classifier:
+    """A head for the six classes of the photos, trained on the train split."""
+    return train_head(vgg16(), *photos("train"))
+
+
+@functools.cache
+def photos(split: str) -> tuple[Tensor, list[str]]:
+    """The photos of a split (N, 3, 224, 224) on the device, and their labels."""
+    images, labels = load_photos(split)
+    return images.to(device()), labels
+
+
+def answers(classifier: Classifier, images: Tensor, batch: int = 8) -> list[str]:
+    """The class that each image is given."""
+    scores = torch.cat([classifier.probabilities(piece) for piece in images.split(batch)])
+    return [classifier.labels[i] for i in scores.argmax(1).tolist()]
+
+
+def evenly(split: str, count: int) -> tuple[Tensor, list[str]]:
+    """That many photos of a split at even distances, and their labels."""
+    images, labels = photos(split)
+    places = [i * len(images) // count for i in range(count)]
+    return images[places], [labels[i] for i in places]
+
+
+def speckle(shape: tuple[int, ...], levels: int) -> Tensor:
+    """Random noise: every value is plus or minus so many grey levels."""
+    sign = torch.randint(0, 2, shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return (sign * levels / 255).to(device())
+
+
+def attacked(
+    base: Base, name: str, image: Tensor, *, eps: int, steps: int, folder: Path = OUT
+) -> tuple[Tensor, int, float]:
+    """zero_out with its defaults on one image (1, 3, H, W), or what an earlier call with the same settings has saved.
+
+    name: of the files, which a machine or version other than the one that made them does not reuse.
+    eps: budget in 1/255. steps: at most.
+    Returns the image of the PNG file, the steps taken and the seconds that it took.
+    """
+    path = folder / f"{name}-{eps}-{steps}.png"
+    about = {**machine(device()), "weights": base.sha256}
+    record = path.with_suffix(".json")
+    known = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    if not about.items() <= known.items():
+        start = time.perf_counter()
+        result = completed(zero_out(base, image, eps=eps / 255, steps=steps))
+        known = {**about, "steps": result.steps[0], "seconds": time.perf_counter() - start}
+        save_png(result.images, path)
+        write_file(record, json.dumps(known).encode())
+    return load_image(path, image.shape[-1]).to(image.device), known["steps"], known["seconds"]
