@@ -1,41 +1,38 @@
-"""What each layer does: its outputs, their statistics, and both while an attack runs.
+"""What each layer does: its output, its statistics, and both while an attack runs.
 
 Hooks hand out detached clones: a later in-place operation cannot change what was recorded.
 """
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from helpers.base import ACTIVATIONS, Base, watch_run
+from helpers.base import ACTIVATIONS, Base
 from helpers.images import check_images
 
 POOLINGS = (nn.MaxPool2d, nn.AvgPool2d)
 
 
 def layers(base: Base) -> dict[str, nn.Module]:
-    """The layers worth watching, in order of depth: every activation and every pooling.
+    """Every activation and every pooling that runs on the way to the features, in order of depth.
 
-    VGG-16: conv1_1 ... conv5_3 (each the ReLU behind that convolution) and pool1 ... pool5.
-    Other networks: their activations and poolings under the name that torch gives them.
-    Only layers that run on the way to the features are listed.
+    Chains like VGG-16 get the names of Simonyan & Zisserman (2015): conv1_1, ... conv5_3 (each the ReLU behind that
+    convolution) and pool1, ... pool5. Other networks keep the names that torch gives their modules.
     """
     if all(isinstance(part, nn.Sequential) for part in (base.body, base.rest)):
         named = _by_block([*base.body, *base.rest])
     else:
         named = {name.removeprefix("body.model."): module for name, module in base.named_modules()}
     named = {name: module for name, module in named.items() if isinstance(module, (*ACTIVATIONS, *POOLINGS))}
-    with torch.no_grad():
-        ran, _ = watch_run(base.features, torch.zeros(1, 3, base.size, base.size).to(base.mean), named.values())
-    names = {module: name for name, module in named.items()}
-    return {names[module]: module for module in dict.fromkeys(ran)}
+    probe = torch.zeros_like(base.mean).expand(1, 3, base.size, base.size)
+    return {name: named[name] for name in _run(base, probe, named)}
 
 
 def _by_block(modules: Sequence[nn.Module]) -> dict[str, nn.Module]:
-    """Name a chain of convolutions, activations and poolings as Simonyan & Zisserman (2015) do."""
+    """Names by block and place, for a chain of convolutions, activations and poolings."""
     named: dict[str, nn.Module] = {}
     block, place = 1, 0
     for module in modules:
@@ -48,83 +45,77 @@ def _by_block(modules: Sequence[nn.Module]) -> dict[str, nn.Module]:
     return named
 
 
-@torch.no_grad()
-def record(
-    base: Base, images: Tensor, names: Sequence[str] | Mapping[str, nn.Module] = (), *, before: bool = False
-) -> dict[str, Tensor]:
-    """What the named layers (default: all of `layers`) put out for pictures (N, 3, H, W): name -> (N, C, h, w).
+def record(base: Base, images: Tensor, names: Sequence[str] = (), *, before: bool = False) -> dict[str, Tensor]:
+    """The outputs of layers for images, as name -> (N, C, h, w) on the base's device.
 
-    before: what goes into the layer instead, for an activation the pre-activations. Tensors
-    are detached clones. A layer that runs several times is recorded at its last run. Raises
-    KeyError for a name that is not in layers(base), whose answer may be given as names.
+    images: (N, 3, H, W) in [0, 1], on any device.
+    names: of layers(base). (Default: all of them)
+    before: what goes into the layers instead, for an activation the pre-activations.
+    Raises KeyError for a name that is not in layers(base).
     """
     check_images(images)
-    known = names if isinstance(names, Mapping) else layers(base)
+    known = layers(base)
     if unknown := [name for name in names if name not in known]:
         raise KeyError(f"no layer {unknown[0]!r}; {base.name} has {', '.join(known)}")
-    noted: dict[str, Tensor] = {}
+    recorded = _run(base, images, known, before)
+    return {name: recorded[name] for name in names or known}
 
-    def note(name: str, tensor: Tensor) -> None:
-        noted[name] = tensor.detach().clone()
 
-    hooks = []
-    for name in names or known:
-        if before:
-            hook = known[name].register_forward_pre_hook(lambda _, inputs, name=name: note(name, inputs[0]))
-        else:
-            hook = known[name].register_forward_hook(lambda _, inputs, output, name=name: note(name, output))
-        hooks.append(hook)
+@torch.no_grad()
+def _run(base: Base, images: Tensor, watched: Mapping[str, nn.Module], before: bool = False) -> dict[str, Tensor]:
+    """The outputs of those modules that run in one forward pass, in that order; of several runs the last."""
+    outputs: dict[str, Tensor] = {}
+
+    def hook_of(name: str) -> Callable[..., None]:
+        def note(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            outputs[name] = (inputs[0] if before else output).detach().clone()
+
+        return note
+
+    hooks = [module.register_forward_hook(hook_of(name)) for name, module in watched.items()]
     try:
         base.features(images.to(base.mean.device))
     finally:
         for hook in hooks:
             hook.remove()
-    return {name: noted[name] for name in names or known}
+    return outputs
 
 
 @torch.no_grad()
 def layer_table(recorded: Mapping[str, Tensor], clean: Mapping[str, Tensor] | None = None) -> pd.DataFrame:
-    """One row per layer of a `record`: units of one picture, active (share that is not 0), mean, norm (L2).
+    """One row per layer of a record; means over its images.
 
-    With the record of the clean picture also `alike`: the cosine between both outputs (1: the
-    same pattern, 0: nothing in common, or nothing at all). Means over pictures.
+    clean: the record of the clean images, for the column `cosine`.
+    Returns the columns units (of one image), active (share of units that are not 0), mean, norm (L2) and cosine (to
+    the output for the clean image; 1: the same pattern, 0: nothing in common, or no active unit).
     """
     rows = {}
     for name, output in recorded.items():
-        flat = _rows(output)
-        norm = torch.linalg.vector_norm(flat, dim=1)
+        flat = output.flatten(1)  # (N, units)
         rows[name] = {
             "units": flat.shape[1],
             "active": output.count_nonzero().item() / output.numel(),
             "mean": output.mean().item(),
-            "norm": norm.mean().item(),
+            "norm": torch.linalg.vector_norm(flat, dim=1).mean().item(),
         }
         if clean is not None:
-            other = _rows(clean[name])
-            both = norm * torch.linalg.vector_norm(other, dim=1)
-            rows[name]["alike"] = (torch.linalg.vecdot(flat, other) / both.clamp(min=1e-12)).mean().item()
+            rows[name]["cosine"] = torch.cosine_similarity(flat, clean[name].flatten(1)).mean().item()
     return pd.DataFrame.from_dict(rows, orient="index").astype({"units": int})
 
 
-def _rows(output: Tensor) -> Tensor:
-    """One row of numbers per picture; channels last, as they lie in memory, so nothing is copied."""
-    return output.movedim(1, -1).flatten(1)
-
-
 def strongest(output: Tensor, count: int) -> list[int]:
-    """The channels of one picture's layer (1, C, h, w) with the largest mean, the largest first."""
+    """The channels of one image's layer (1, C, h, w) with the largest mean, the largest first."""
     return output[0].mean((1, 2)).topk(min(count, output.shape[1])).indices.tolist()
 
 
 @dataclass
-class Watch:
-    """Notes what every layer does while an attack runs: zero_out(..., on_step=Watch(base)).
+class LayerRecorder:
+    """Records every layer while an attack runs: zero_out(..., on_step=LayerRecorder(base)).
 
-    at: the steps to note (None: all); step 0 and the step that ends at zero are noted in any case.
-    keep: how many channels of each layer to keep as maps, the strongest of the clean picture.
-    Afterwards: steps, the noted ones; images, one (N, 3, H, W) per noted step; tables, one
-    layer_table per noted step. channels[name]: the numbers of the kept channels; maps[name]:
-    one half-precision (keep, h, w) per noted step. Maps are of the first picture.
+    at: the steps to record; step 0 and the step that ends at zero are recorded in any case. (Default: all)
+    keep: how many channels of each layer to keep as maps, the strongest of the clean image. (Default: 0)
+    After the attack, with one entry per recorded step: steps; images, each (N, 3, H, W); tables, each a layer_table;
+    maps[name], each (keep, h, w) of the first image, in half precision. channels[name]: the numbers of these maps.
     """
 
     base: Base
@@ -139,17 +130,17 @@ class Watch:
     def __post_init__(self) -> None:
         self._layers = layers(self.base)
         self._clean: dict[str, Tensor] = {}
-        self._extra = False  # whether the last note stands outside `at`
+        self._provisional = False  # whether the last entry is of a step outside `at`
 
     def __call__(self, step: int, images: Tensor, nonzero: Tensor) -> None:
-        extra = self.at is not None and step not in self.at and step > 0
-        if extra and nonzero.any():
+        listed = self.at is None or step == 0 or step in self.at
+        if not listed and nonzero.any():
             return
-        if self._extra:  # zero, but not the end yet: only the last such step is worth keeping
-            for notes in (self.steps, self.images, self.tables, *self.maps.values()):
-                notes.pop()
-        self._extra = extra
-        now = record(self.base, images, self._layers)
+        if self._provisional:  # zero, but not the end yet: only the last such step is worth keeping
+            for entries in (self.steps, self.images, self.tables, *self.maps.values()):
+                entries.pop()
+        self._provisional = not listed
+        now = _run(self.base, images, self._layers)
         if not self._clean:
             self._clean = now
             self.channels = {name: strongest(output, self.keep) for name, output in now.items() if output.ndim == 4}
@@ -160,5 +151,5 @@ class Watch:
             self.maps.setdefault(name, []).append(now[name][0, places].half().cpu())
 
     def over_steps(self, column: str) -> pd.DataFrame:
-        """One column of all tables side by side: a row per layer, a column per noted step."""
+        """One column of all tables side by side: a row per layer, a column per recorded step."""
         return pd.DataFrame({step: table[column] for step, table in zip(self.steps, self.tables, strict=True)})

@@ -1,126 +1,227 @@
-"""Figures of tables, in the style of plots.py: dots, histograms, receiver operating curves, names at lines."""
+"""Figures of numbers and tables, in the style of plots.py. Every function returns a matplotlib Figure."""
 
+import math
+import statistics
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import Normalize, SymLogNorm, TwoSlopeNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from pandas import DataFrame
 
-from helpers.plots import ACCENT, GRID, INK, LINES, NARROW, WIDE
+from helpers.plots import ATTACKED, CLEAN, NARROW, RANDOM, THRESHOLD, WIDE, colour_of
 
-MARKS = (("o", "#006ba4"), ("D", ACCENT), ("s", INK), ("^", "#898989"))  # shape beside colour
-NAMED = (  # colour and dashes of the lines of `name_ends`: dark enough for their names
-    ("#006ba4", "-"),
-    (ACCENT, (0, (6, 1))),
-    ("#0f766e", (0, (3, 1))),
-    ("#6b7280", (0, (1, 1))),
-    ("#832db6", (0, (7, 1, 1, 1))),
-    (INK, (0, (4, 1, 1, 1, 1, 1))),
-    ("#be185d", (0, (4, 3))),
-)
-__all__ = ["dots", "histograms", "name_ends", "roc"]
+DASHES = ("-", (0, (6, 1)), (0, (3, 1)), (0, (1, 1)), (0, (7, 1, 1, 1)), (0, (4, 1, 1, 1, 1, 1)), (0, (4, 3)))
 
 
-def check_count(count: int, what: str) -> None:
-    """Raises ValueError where there are more than MARKS: the rest would not be drawn."""
-    if count > len(MARKS):
-        raise ValueError(f"there are {count} {what} and marks for {len(MARKS)}; draw them in two figures")
+def curves(
+    lines: Mapping[str, Sequence[float]],
+    xlabel: str,
+    ylabel: str,
+    *,
+    x: Sequence[float] | Sequence[str] | None = None,
+    log: bool = False,
+    stairs: bool = False,
+    title: str = "",
+) -> Figure:
+    """One line per entry.
+
+    x: the places of the values. (Default: 0, 1, 2, ...)
+    log: a logarithmic axis with a place for zero.
+    stairs: steps in place of slopes.
+    """
+    figure, ax = plt.subplots(figsize=(NARROW, 3.4))
+    for i, ((name, values), dash) in enumerate(zip(lines.items(), cycle(DASHES), strict=False)):
+        places, drawn = range(len(values)) if x is None else x, "steps-post" if stairs else "default"
+        ax.plot(places, values, color=colour_of(name, i), linestyle=dash, label=name, drawstyle=drawn)
+    if x is None:
+        ax.locator_params(axis="x", integer=True)
+    if log:
+        count_axis(ax, max(max(values) for values in lines.values()))
+        ax.set_ylim(bottom=0)
+    ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    ax.grid(alpha=0.25)
+    if len(lines) > 1:
+        ax.legend()
+    return figure
 
 
-def dots(
+def count_axis(ax: Axes, high: float, least: float = 1.0) -> None:
+    """A logarithmic y axis with a place for zero and plain numbers, up to `high` and linear below `least`."""
+    decades = math.ceil(math.log10(max(high / least, 10)) + 1e-9)
+    parts = (1, 2, 5) if decades <= 2 else (1,)
+    ticks = [0.0, *(least * part * 10**decade for decade in range(decades + 1) for part in parts)]
+    ax.set_yscale("symlog", linthresh=least)
+    ax.yaxis.set_major_locator(FixedLocator([tick for tick in ticks if tick <= 1.7 * high or tick <= least]))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+
+
+def label_line_ends(ax: Axes, apart: float = 12.0) -> None:
+    """Write the name of each line at its right end, in place of a legend.
+
+    apart: points between two names at least; the upper one gives way.
+    """
+    if ax.get_legend() is not None:
+        ax.get_legend().remove()
+    lines = sorted(ax.get_lines(), key=lambda line: line.get_ydata()[-1])
+    ax.set_xlim(right=max(line.get_xdata()[-1] for line in lines))
+    ax.figure.draw_without_rendering()  # so that it is known where the ends lie
+    free = -np.inf
+    for line in lines:
+        end = line.get_xydata()[-1]
+        height = 72 / ax.figure.dpi * ax.transData.transform(end)[1]
+        place = max(height, free)
+        free = place + apart
+        style = {"textcoords": "offset points", "va": "center", "color": line.get_color()}
+        ax.annotate(line.get_label(), end, (5, place - height), **style)
+
+
+def heat_map(
+    table: DataFrame,
+    xlabel: str,
+    ylabel: str = "",
+    title: str = "",
+    *,
+    high: float | None = None,
+    centre: float | None = None,
+    log: bool = False,
+) -> Figure:
+    """A table as coloured cells, darker for more; up to 60 cells carry their numbers, more have a colour scale.
+
+    high: the value of the darkest cells. (Default: the largest)
+    centre: a value that stays white, with one colour for less and one for more.
+    log: a logarithmic scale with a place for zero.
+    """
+    values = table.to_numpy(dtype=float)
+    high = high or max(values.max(), 1e-9)
+    scale = TwoSlopeNorm(centre, 0, high) if centre is not None else Normalize(0, high)
+    numbers = table.size <= 60
+    size = (NARROW, 0.42 * len(table) + 1.3) if numbers else (WIDE, 0.22 * len(table) + 1)
+    figure, ax = plt.subplots(figsize=size)
+    norm = SymLogNorm(1, vmin=0, vmax=max(high, 10)) if log else scale
+    drawn = ax.imshow(values, cmap="YlOrBr" if centre is None else "PuOr_r", norm=norm, aspect="auto")
+    for (i, j), value in np.ndenumerate(values) if numbers else ():
+        depth = drawn.norm(value) if centre is None else 2 * abs(drawn.norm(value) - 0.5)
+        ax.text(j, i, f"{value:,.4g}", ha="center", va="center", color="white" if depth > 0.6 else THRESHOLD)
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel, xticks=range(table.shape[1]), yticks=range(len(table)))
+    ax.set(xticklabels=table.columns, yticklabels=table.index)
+    if not numbers:
+        figure.colorbar(drawn, ax=ax, pad=0.01)
+    return figure
+
+
+def strip_plot(
+    panels: Mapping[str, Mapping[object, Sequence[float]]],
+    ylabel: str,
+    columns: int = 4,
+    *,
+    xlabel: str | Mapping[str, str] = "",
+    to_scale: bool = False,
+    least: float = 1.0,
+) -> Figure:
+    """One panel per setting: a dot per image over each value, and the medians, joined where the values are numbers.
+
+    xlabel: of all panels, or one per title.
+    to_scale: values stand where they lie on their axis, not at equal distances.
+    least: the logarithmic scale, one for all panels, is linear below it and has a place for zero.
+    """
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    width = WIDE if columns > 2 else NARROW * (1 + columns) / 2
+    figure, axes = plt.subplots(rows, columns, figsize=(width, 2.9 * rows), squeeze=False, sharey=True)
+    for ax in axes.flat[len(panels) :]:
+        ax.set_axis_off()
+    high = max(max(numbers) for values in panels.values() for numbers in values.values())
+    for ax, (title, values) in zip(axes.flat, panels.items(), strict=False):
+        places = list(values if to_scale else range(len(values)))
+        named = any(isinstance(value, str) for value in values)
+        style = {"linestyle": "", "marker": "_", "markersize": 16} if named else {}
+        medians = [statistics.median(numbers) for numbers in values.values()]
+        ax.plot(places, medians, color=THRESHOLD, linewidth=1, **style)
+        for place, (name, numbers) in zip(places, values.items(), strict=True):
+            colour = CLEAN if "clean" in (name, title.split(" ")[0]) else ATTACKED
+            ax.plot([place] * len(numbers), numbers, "o", color=colour, alpha=0.6, markersize=6)
+        ax.set(title=title, xticks=places, xticklabels=[str(name) for name in values])
+        ax.set_xlabel(xlabel if isinstance(xlabel, str) else xlabel.get(title, ""))
+        count_axis(ax, high, least)
+        ax.margins(x=0.12)
+        ax.grid(alpha=0.25)
+        if any(len(str(name)) > 6 for name in values):
+            plt.setp(ax.get_xticklabels(), rotation=35, ha="right", rotation_mode="anchor")
+    axes[0, 0].set_ylim(-0.3 * least, 2 * high + least)
+    for row in axes:
+        row[0].set_ylabel(ylabel)
+    return figure
+
+
+def dot_plot(
     table: DataFrame,
     xlabel: str,
     high: float,
     *,
-    bars: Mapping[str, DataFrame] | None = None,
+    low: float = 0.0,
+    intervals: Mapping[str, DataFrame] | None = None,
     marks: Mapping[str, float] | None = None,
-    connect: bool = True,
 ) -> Figure:
-    """One row per row of a table, one kind of dot per column, on a scale from 0 to `high`.
+    """One line per row of a table and one kind of dot per column, on a scale from `low` to `high`.
 
-    The columns of a row lie a little below each other, so that equal values do not hide each other. A table
-    of one column has no legend. Raises ValueError for more than four columns.
-    bars: for a column a table of two columns, a bar from the first to the second. marks: upright lines
-    at these values, with their names. connect: a grey line between the outermost dots of a row.
+    intervals: for a column, a table of two columns that hold the ends of its intervals.
+    marks: vertical lines at these values, with their names.
     """
     places, count = np.arange(len(table)), len(table.columns)
-    check_count(count, "columns")
-    figure, ax = plt.subplots(figsize=(WIDE * 0.8, 0.36 * len(table) + 1.4))
-    if connect and bars is None:
-        ax.hlines(places, table.min(axis=1), table.max(axis=1), color="0.85", linewidth=2, zorder=1)
-    for i, ((name, values), (shape, colour)) in enumerate(zip(table.items(), MARKS, strict=False)):
-        height = places + (i - (count - 1) / 2) * min(0.22, 0.6 / count)
-        if bars is not None and name in bars:
-            ends = bars[name]
-            ax.hlines(height, ends.iloc[:, 0], ends.iloc[:, 1], color=colour, alpha=0.35, linewidth=3, zorder=1)
+    figure, ax = plt.subplots(figsize=(WIDE * 0.8, 0.36 * len(table) + 1.2))
+    for i, ((name, values), shape) in enumerate(zip(table.items(), cycle("oDs^v"), strict=False)):
+        height = places + (i - (count - 1) / 2) * min(0.22, 0.6 / count)  # equal values do not hide each other
+        colour = colour_of(name, i)
+        if intervals and name in intervals:
+            ends = intervals[name].to_numpy()
+            ax.hlines(height, ends[:, 0], ends[:, 1], color=colour, alpha=0.35, linewidth=3)
         ax.plot(values, height, shape, color=colour, label=name, markersize=6)
     for name, value in (marks or {}).items():
-        ax.axvline(value, color="0.6", linewidth=1, linestyle=":")
-        ax.annotate(
-            name, (value, 1), (3, 2), xycoords=("data", "axes fraction"), textcoords="offset points", color="0.4"
-        )
-    ax.set(xlabel=xlabel, yticks=places, xlim=(-0.03 * high, 1.03 * high), ylim=(len(table) - 0.5, -0.7))
+        ax.axvline(value, color=THRESHOLD, linewidth=1, linestyle=":")
+        ax.annotate(name, (value, 1), (3, 2), xycoords=("data", "axes fraction"), textcoords="offset points")
+    edge = 0.03 * (high - low)
+    ax.set(xlabel=xlabel, yticks=places, xlim=(low - edge, high + edge), ylim=(len(table) - 0.5, -0.7))
     ax.set_yticklabels(table.index)
     ax.tick_params(axis="y", length=0)
+    ax.grid(alpha=0.25)
     if count > 1:
         ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 
 
 def histograms(
-    groups: Mapping[str, Sequence[float]], xlabel: str, limit: float | None = None, bins: int = 24, title: str = ""
+    groups: Mapping[str, Sequence[float]], xlabel: str, threshold: float | None = None, bins: int = 24, title: str = ""
 ) -> Figure:
-    """How often each value occurs in each group, on one scale; limit: an upright line.
-
-    Raises ValueError for more than four groups.
-    """
-    check_count(len(groups), "groups")
+    """How often each value occurs in each group, on common edges; threshold: a vertical line."""
     edges = np.histogram_bin_edges(np.concatenate([np.asarray(values) for values in groups.values()]), bins)
     figure, ax = plt.subplots(figsize=(NARROW, 2.9))
-    for (name, values), (_, colour), hatch in zip(groups.items(), MARKS, ("", "//", "..", "xx"), strict=False):
-        ax.hist(values, edges, label=name, facecolor=colour, alpha=0.55, edgecolor=GRID, linewidth=0.5, hatch=hatch)
-    if limit is not None:
-        ax.axvline(limit, color=INK, linestyle="--", label="threshold")
-    ax.set(xlabel=xlabel, ylabel="pictures", title=title)
+    for i, ((name, values), hatch) in enumerate(zip(groups.items(), cycle(("", "//", "..", "xx")), strict=False)):
+        style = {"color": colour_of(name, i), "alpha": 0.55, "hatch": hatch, "edgecolor": "white"}
+        ax.hist(values, edges, label=name, **style)
+    if threshold is not None:
+        ax.axvline(threshold, color=THRESHOLD, linestyle="--", label="threshold")
+    ax.set(xlabel=xlabel, ylabel="images", title=title)
     ax.legend()
     return figure
 
 
-def roc(lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], title: str = "") -> Figure:
-    """Share of attacked pictures caught against share of clean pictures refused, one line per detector."""
-    figure, ax = plt.subplots(figsize=(NARROW, 3.9))
-    for i, (name, (alarms, caught)) in enumerate(lines.items()):
-        ax.plot(alarms, caught, LINES[i % len(LINES)], label=name)
-    ax.plot([0, 1], [0, 1], color="0.8", linewidth=1)
-    ax.set(
-        xlabel="clean pictures refused", ylabel="attacked pictures caught", title=title, xlim=(-0.02, 1), ylim=(0, 1.03)
-    )
-    ax.grid(alpha=0.25)
-    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+def roc_curves(clean: DataFrame, attacked: DataFrame, detectors: Sequence[str]) -> Figure:
+    """Receiver operating characteristics of detectors whose scores, columns of both tables, are high for an attack."""
+    from sklearn.metrics import auc, roc_curve
+
+    figure, ax = plt.subplots(figsize=(NARROW, NARROW * 0.75))
+    truth = [0] * len(clean) + [1] * len(attacked)
+    for i, (name, dash) in enumerate(zip(detectors, cycle(DASHES), strict=False)):
+        false, true, _ = roc_curve(truth, [*clean[name], *attacked[name]])
+        label = f"{name}, AUROC {auc(false, true):.2f}"
+        ax.plot(false, true, color=colour_of(name, i), linestyle=dash, label=label)
+    ax.plot([0, 1], [0, 1], color=RANDOM, linewidth=1, linestyle=":", label="chance")
+    ax.set(xlabel="false positive rate", ylabel="true positive rate")
+    ax.legend(loc="lower right")
     return figure
-
-
-def name_ends(ax: Axes, apart: float = 12.0) -> None:
-    """Give each line a colour and dashes of its own, and its name at its right end instead of a legend.
-
-    apart: points between two names at least; the upper one gives way. Raises ValueError for more than seven lines.
-    """
-    lines = ax.get_lines()
-    if len(lines) > len(NAMED):
-        raise ValueError(f"there are {len(lines)} lines and dashes for {len(NAMED)}; draw them in two figures")
-    if ax.get_legend() is not None:
-        ax.get_legend().remove()
-    for line, (colour, dash) in zip(lines, NAMED, strict=False):
-        line.set(color=colour, linestyle=dash)
-    ax.set_xlim(right=max(line.get_xdata()[-1] for line in lines))
-    ax.figure.draw_without_rendering()  # so that it is known where the ends lie
-    scale, free = 72 / ax.figure.dpi, -np.inf
-    for line in sorted(lines, key=lambda line: line.get_ydata()[-1]):
-        end = line.get_xydata()[-1]
-        height = scale * ax.transData.transform(end)[1]
-        place, free = max(height, free), max(height, free) + apart
-        ax.annotate(
-            line.get_label(), end, (5, place - height), textcoords="offset points", va="center", color=line.get_color()
-        )

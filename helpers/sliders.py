@@ -1,90 +1,37 @@
-"""Sliders, each a thin line over a plain function that returns the bytes of a picture.
+"""Sliders over images that are there already, and a laboratory that runs attacks.
 
-They browse pictures that are there already and compute nothing, so that they answer at
-once. Only widgets that ipywidgets 7.7.1 (Colab) and 8 share; a still stands beside them for GitHub.
+A slider calls a plain function that returns the bytes of an image. Only widgets that ipywidgets 7.7.1 (Colab) and 8
+share are used; pages that no kernel runs show a still.
 """
 
 import html
 import io
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import ipywidgets as widgets
 import matplotlib.pyplot as plt
-import numpy as np
 from IPython.display import display
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
-from helpers.attack import Certificate, Result, certify, zero_out
-from helpers.images import save_png, to_bytes
+from helpers.attack import Result, zero_out
+from helpers.certificate import Certificate, certify
+from helpers.charts import curves
+from helpers.images import save_png
 from helpers.networks import Classifier
-from helpers.plots import curves, for_display, strip
-
-Drawable = Figure | Tensor | Image.Image
-BAR = 60  # pixels at the right of feature maps, for their colour scale
+from helpers.plots import DPI, before_after, compress
 
 
-def encode(picture: Drawable, kind: str = "png") -> bytes:
-    """The bytes of a figure (which is closed), a tensor (3, H, W) in [0, 1] or a PIL image.
-
-    kind: "png", or "jpeg" for photos: a sixth of the size, for display only.
-    """
+def encode(figure: Figure) -> bytes:
+    """The bytes of a figure as PNG; the figure is closed."""
     stream = io.BytesIO()
-    if isinstance(picture, Figure):
-        picture.savefig(stream, format=kind)
-        plt.close(picture)
-        return stream.getvalue()
-    if isinstance(picture, Tensor):
-        picture = Image.fromarray(to_bytes(picture.squeeze(0)).transpose(1, 2, 0))
-    picture.save(stream, format=kind)
+    figure.savefig(stream, format="png", dpi=DPI)
+    plt.close(figure)
     return stream.getvalue()
-
-
-def frames(pictures: Iterable[Drawable], kind: str = "png") -> list[bytes]:
-    """Each picture as bytes, made once, to be browsed."""
-    return [encode(picture, kind) for picture in pictures]
-
-
-def map_picture(maps: Mapping[str, Tensor], high: float, side: int = 280, cmap: str = "viridis") -> Image.Image:
-    """Titled feature maps (h, w) side by side on one colour scale from 0 to high, each side x side pixels.
-
-    At the right stands the scale. Plain colours without matplotlib's figures: some milliseconds, so it can
-    be drawn on each move.
-    """
-    sheet = Image.new("RGB", (len(maps) * (side + 10) + BAR, side + 24), "white")
-    draw = ImageDraw.Draw(sheet)
-    font = ImageFont.truetype(findfont("DejaVu Sans"), 14)
-    colours = plt.get_cmap(cmap)
-    for place, (title, one) in enumerate(maps.items()):
-        share = (one.detach().float().cpu() / max(high, 1e-9)).clamp(0, 1).numpy()
-        tile = Image.fromarray(colours(share, bytes=True)).convert("RGB")
-        left = place * (side + 10)
-        sheet.paste(tile.resize((side, side), Image.Resampling.NEAREST), (left, 24))
-        draw.text((left + side / 2, 10), title, fill="black", font=font, anchor="mm")
-    left = len(maps) * (side + 10)
-    scale = Image.fromarray(colours(np.linspace(1, 0, side)[:, None], bytes=True)).convert("RGB")
-    sheet.paste(scale.resize((12, side)), (left, 24))
-    draw.text((left + 16, 24), f"{high:,.0f}" if high >= 100 else f"{high:.3g}", fill="black", font=font, anchor="lt")
-    draw.text((left + 16, 24 + side), "0", fill="black", font=font, anchor="lb")
-    return sheet
-
-
-def controls(choices: Mapping[str, Sequence], start: Mapping[str, object] | None = None) -> dict[str, widgets.Widget]:
-    """One slider per entry over its values; `start` names values to begin with (else the first)."""
-    for name, values in choices.items():
-        if not len(values):
-            raise ValueError(f"{name} has no values to choose from; give at least one")
-    return {
-        name: widgets.SelectionSlider(
-            options=list(values), value=(start or {}).get(name, values[0]), description=name, continuous_update=True
-        )
-        for name, values in choices.items()
-    }
 
 
 def browse(
@@ -96,76 +43,93 @@ def browse(
     interval: int = 250,
     still: Figure | None = None,
 ) -> None:
-    """Show sliders over `choices` and the picture they choose; the first slider has a Play button.
+    """Show one slider per entry of choices and the image they choose; the first slider has a Play button.
 
-    picture: called with one value per entry, by name, must answer with the bytes of a PNG or
-    JPEG picture within some 50 ms. start: the values at the beginning and of the still that
-    viewers without a kernel show. alt: one sentence for those who do not see it. interval:
-    milliseconds between the pictures while playing. still: a figure of more than one choice, for
-    those viewers.
+    picture: called with one value per entry, by name; returns the bytes of a PNG or JPEG image.
+    alt: one sentence for those who do not see the image.
+    start: the values at the beginning. (Default: the first ones)
+    interval: milliseconds between the images while playing. (Default: 250)
+    still: what pages without a kernel show. (Default: the image at the beginning)
     """
-    sliders = controls(choices, start)
-    first = next(iter(sliders.values()))
-    begin = _now(sliders, picture)
-    image = widgets.Image(value=begin)
+    if empty := [name for name, values in choices.items() if not len(values)]:
+        raise ValueError(f"{empty[0]} has no values to choose from; give at least one")
+    begin = {name: values[0] for name, values in choices.items()} | dict(start or {})
+    sliders = {
+        name: widgets.SelectionSlider(options=list(values), value=begin[name], description=name)
+        for name, values in choices.items()
+    }
+    image = widgets.Image(value=picture(**begin))
+
+    def update(_: object) -> None:
+        image.value = picture(**_values(sliders))
+
     for slider in sliders.values():
-        slider.observe(lambda _: setattr(image, "value", _now(sliders, picture)), names="value")
+        slider.observe(update, names="value")
+    first, *others = sliders.values()
     play = widgets.Play(value=first.index, min=0, max=len(first.options) - 1, interval=interval)
     widgets.jslink((play, "value"), (first, "index"))
-    rows = [widgets.HBox([play, first]), *list(sliders.values())[1:], image]
-    present(widgets.VBox(rows), alt, begin if still is None else encode(still))
+    page = widgets.VBox([widgets.HBox([play, first]), *others, image])
+    present(page, alt, bytes(image.value) if still is None else encode(still))
 
 
-def _now(sliders: Mapping[str, widgets.Widget], picture: Callable[..., bytes]) -> bytes:
-    return picture(**{name: slider.value for name, slider in sliders.items()})
+def _values(menus: Mapping[str, widgets.Widget]) -> dict[str, object]:
+    return {name: menu.value for name, menu in menus.items()}
 
 
 def present(page: widgets.Widget, alt: str, still: bytes | None = None) -> None:
-    """Display a widget; viewers without a kernel see the still picture or, where there is none, the text."""
+    """Display a widget; pages without a kernel show the still image or, where there is none, the text."""
     view = {"version_major": 2, "version_minor": 0, "model_id": page.model_id}
     content: dict[str, object] = {"application/vnd.jupyter.widget-view+json": view, "text/plain": alt}
     described = {}
     if still is not None:
-        kind, small = as_still(still)
+        kind, small = compress(Image.open(io.BytesIO(still)))
         content[kind], described = small, {kind: {"alt": alt}}
     display(content, raw=True, metadata=described)
 
 
-def as_still(content: bytes) -> tuple[str, bytes]:
-    """Kind and bytes of the same picture for pages that no kernel runs, see plots.for_display."""
-    return for_display(Image.open(io.BytesIO(content)).convert("RGB"), photo=True)
-
-
 @dataclass(frozen=True)
 class Trial:
-    """One attack as the laboratory shows it: picture (PNG bytes) and text, with what stands behind them."""
+    """One attack as the laboratory shows it: an image (PNG bytes), the result, and the certificate of its file."""
 
     picture: bytes
-    text: str
     result: Result
     certificate: Certificate
 
-    def save(self, folder: Path, name: str = "laboratory") -> str:
-        """Write the attacked picture as PNG and its certificate as JSON; return their names."""
-        png = save_png(self.result.images, folder / f"{name}.png")
+    def save(self, folder: Path) -> str:
+        """Write the attacked image as PNG and its certificate as JSON; return their names."""
+        png = save_png(self.result.images, folder / "laboratory.png")
         return f"{png.name} and {self.certificate.save(png.with_suffix('.json')).name}"
 
 
 def trial(classifier: Classifier, image: Tensor, **settings: object) -> Trial:
-    """Attack one picture (1, 3, H, W) with any settings of zero_out; draw and certify what came out."""
+    """Attack one image (1, 3, H, W) on the classifier's device; draw and certify what comes out.
+
+    settings: any of zero_out.
+    """
     result = zero_out(classifier.base, image, **settings)
     with tempfile.TemporaryDirectory() as folder:
         certificate = certify(classifier.base, save_png(result.images, Path(folder) / "laboratory.png"), image)
     before, after = (classifier.predict(x)[0] for x in (result.original, result.images))
-    line = {"outputs left": [float(n) for n in result.history[0]]}
-    figures = [strip(result.original, result.images, before, after), curves(line, "step", "outputs left", log=True)]
-    parts = [Image.open(io.BytesIO(content)) for content in frames(figures)]
+    chance = 1 / len(classifier.labels)
+    counts = {"attacked": [float(count) for count in result.history[0]]}
+    figures = (
+        before_after(result.original, result.images, before, after, chance=chance),
+        curves(counts, "step", "active features", log=True),
+    )
+    return Trial(_stack([encode(figure) for figure in figures]), result, certificate)
+
+
+def _stack(images: Sequence[bytes]) -> bytes:
+    """Images below each other, as PNG."""
+    parts = [Image.open(io.BytesIO(content)) for content in images]
     sheet = Image.new("RGB", (max(part.width for part in parts), sum(part.height for part in parts)), "white")
     top = 0
     for part in parts:
-        sheet.paste(part, ((sheet.width - part.width) // 2, top))
+        sheet.paste(part, (0, top))
         top += part.height
-    return Trial(encode(sheet), str(certificate), result, certificate)
+    stream = io.BytesIO()
+    sheet.save(stream, format="png")
+    return stream.getvalue()
 
 
 def laboratory(
@@ -179,81 +143,78 @@ def laboratory(
     start: Mapping[str, object] | None = None,
     upload: str | None = None,
 ) -> None:
-    """Menus over `choices`, a Run and a Save button, the picture and the verdict of the last trial.
+    """Show one menu per entry of choices, buttons Run and Save, and image and verdict of the last trial.
 
-    run: called with one value per menu, by name, and on_step. first: shown until something was
-    run. stored: the same values -> a line of text at once, on each change of a menu. folder:
-    where Save writes. upload: a menu that gets an Upload button: a file of the reader's becomes its
-    last entry, with the file's bytes as value. Nothing is answered while an attack runs;
-    interrupting the kernel ends it with the best picture so far.
+    run: called with one value per menu, by name, and on_step; errors are shown on the page.
+    first: the trial that is shown until something was run.
+    folder: where Save writes.
+    alt: one sentence for those who do not see the image.
+    stored: called with the values after each change of a menu; returns a line of text.
+    start: the values at the beginning. (Default: the first ones)
+    upload: a menu that gets an Upload button; an uploaded file becomes its last entry, with the bytes as value.
     """
+    begin = {name: values[0] for name, values in choices.items()} | dict(start or {})
     menus = {
-        name: widgets.Dropdown(options=list(values), value=(start or {}).get(name, values[0]), description=name)
+        name: widgets.Dropdown(options=[(str(value), value) for value in values], value=begin[name], description=name)
         for name, values in choices.items()
     }
     go, keep = widgets.Button(description="Run", button_style="primary"), widgets.Button(description="Save")
-    image, words = widgets.Image(value=first.picture), widgets.HTML(value=_paragraph(first.text))
-    last = [first]
+    image, words, last = widgets.Image(value=first.picture), widgets.HTML(), [first]
+    buttons = [go, keep]
 
-    def say(line: str) -> None:
-        words.value = _paragraph(line)
+    def say(line: object) -> None:
+        words.value = f"<pre>{html.escape(str(line))}</pre>"
 
-    def press_run(_: widgets.Button) -> None:
+    def press_run(_: object) -> None:
         go.disabled = keep.disabled = True
         say("loading the network ...")
         try:
-            values = {name: menu.value for name, menu in menus.items()}
-            last[0] = run(**values, on_step=lambda step, _, left: say(f"step {step}: {int(left[0]):,} outputs left"))
+            last[0] = run(**_values(menus), on_step=lambda step, _, left: say(f"step {step}: {int(left[0]):,} active"))
             image.value = last[0].picture
-            say(last[0].text)
+            say(last[0].certificate)
         except Exception as error:  # whatever the reader's settings lead to belongs on the page
             say(f"{type(error).__name__}: {error}")
         finally:
             go.disabled = keep.disabled = False
 
     go.on_click(press_run)
-    keep.on_click(lambda _: say(f"{last[0].text}\nwritten: {last[0].save(folder)}"))
+    keep.on_click(lambda _: say(f"{last[0].certificate}\nsaved: {last[0].save(folder)}"))
     for menu in menus.values() if stored else ():
-        menu.observe(lambda _: say(stored(**{name: menu.value for name, menu in menus.items()})), names="value")
-    buttons = [go, keep]
+        menu.observe(lambda _: say(stored(**_values(menus))), names="value")
     if upload is not None:
-        own = file_button()
-        own.observe(lambda _: _offer(menus[upload], own), names="value")
-        buttons.append(own)
-    page = widgets.VBox([*menus.values(), widgets.HBox(buttons), words, image])
-    present(page, alt, first.picture)
+        buttons.append(_upload_into(menus[upload]))
+    say(first.certificate)
+    present(widgets.VBox([*menus.values(), widgets.HBox(buttons), words, image]), alt, first.picture)
 
 
-def choose_file() -> widgets.FileUpload:
-    """Show a button for a picture of the reader's and return it; viewers without a kernel see a line of text."""
-    button = file_button()
-    present(button, "(a button to upload a picture, where a kernel runs)")
+def _upload_into(menu: widgets.Dropdown) -> widgets.FileUpload:
+    """A button whose file becomes the last entry of a menu and is chosen."""
+    bundled, button = menu.options, file_button()
+
+    def choose(_: object) -> None:
+        if file := uploaded(button):
+            menu.options = [*bundled, file]
+            menu.value = file[1]
+
+    button.observe(choose, names="value")
     return button
 
 
 def file_button() -> widgets.FileUpload:
-    """A button that takes one picture file of the reader's; read it with `uploaded`."""
+    """A button that takes one image file of the reader's; read it with `uploaded`."""
     return widgets.FileUpload(accept="image/*", multiple=False, description="Upload")
+
+
+def choose_file() -> widgets.FileUpload:
+    """Show a file button and return it; pages without a kernel show a line of text."""
+    button = file_button()
+    present(button, "(a button to upload an image, where a kernel runs)")
+    return button
 
 
 def uploaded(button: widgets.FileUpload) -> tuple[str, bytes] | None:
     """Name and bytes of the file that was chosen, or None."""
     files = button.value
-    if not files:
-        return None
     if isinstance(files, dict):  # ipywidgets 7: name -> file
-        name, file = list(files.items())[-1]
-        return name, bytes(file["content"])
-    return files[-1]["name"], bytes(files[-1]["content"])
-
-
-def _offer(menu: widgets.Dropdown, button: widgets.FileUpload) -> None:
-    """Choose the uploaded file in a menu, which then holds it as its last entry."""
-    if (file := uploaded(button)) is not None:
-        pairs = [entry if isinstance(entry, tuple) else (str(entry), entry) for entry in menu.options]
-        menu.options = [*(pair for pair in pairs if not isinstance(pair[1], bytes)), file]
-        menu.value = file[1]
-
-
-def _paragraph(line: str) -> str:
-    return f"<pre>{html.escape(line)}</pre>"
+        files = [{"name": name, **file} for name, file in files.items()]
+    return (files[-1]["name"], bytes(files[-1]["content"])) if files else None

@@ -1,83 +1,96 @@
-"""Figures of tables show every value they are given."""
+"""Figures of numbers show every value they are given."""
 
 import matplotlib.pyplot as plt
 import pytest
+from matplotlib.axes import Axes
 from pandas import DataFrame
 
-from helpers.charts import MARKS, dots, histograms, name_ends, roc
-from helpers.plots import curves, use_style
+from helpers import plots
+from helpers.charts import curves, dot_plot, heat_map, histograms, label_line_ends, roc_curves, strip_plot
 
 
 @pytest.fixture(autouse=True)
-def clean() -> None:
+def style() -> None:
     plt.close("all")
-    use_style()
+    plots.use_style()
 
 
-def test_dots_draw_each_row_and_column_once() -> None:
-    table = DataFrame({"clean": [36, 34], "blinded": [7, 33]}, index=["a", "b"])
-    (ax,) = dots(table, "right", 42, marks={"guessing": 12}).axes
-    lines = {line.get_label(): list(line.get_xdata()) for line in ax.get_lines()}
-    assert lines["clean"] == [36, 34] and lines["blinded"] == [7, 33]
-    assert [label.get_text() for label in ax.get_yticklabels()] == ["a", "b"]
-    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # the first row is on top
-    assert "guessing" in [text.get_text() for text in ax.texts]
+def ticks(ax: Axes, axis: str = "y") -> list[str]:
+    ax.figure.draw_without_rendering()
+    return [label.get_text() for label in getattr(ax, f"get_{axis}ticklabels")()]
 
 
-def test_dots_draw_given_intervals() -> None:
-    table, ends = DataFrame({"caught": [0.5]}, index=["a"]), DataFrame({"low": [0.2], "high": [0.7]}, index=["a"])
-    (ax,) = dots(table, "share", 1, bars={"caught": ends}).axes
-    assert ax.collections[0].get_segments()[0][:, 0].tolist() == [0.2, 0.7]
+def test_curves_draw_each_entry_with_its_name() -> None:
+    (ax,) = curves({"a": [5, 3, 0], "b": [4, 4, 4]}, "step", "active features").axes
+    assert [line.get_ydata().tolist() for line in ax.lines] == [[5, 3, 0], [4, 4, 4]]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+    assert len({str(line._dash_pattern) for line in ax.lines}) == 2, "told apart without colours, too"
 
 
-def test_equal_values_do_not_hide_each_other() -> None:
-    (ax,) = dots(DataFrame({"a": [1], "b": [1], "c": [1]}, index=["x"]), "", 1, connect=False).axes
-    heights = [line.get_ydata()[0] for line in ax.get_lines()]
-    assert heights == sorted(set(heights)) and heights[1] == 0 and heights[-1] < 0.5
-    assert not ax.collections
+@pytest.mark.parametrize(
+    "high, expected",
+    [(4, ["0", "1", "2", "5"]), (12, ["0", "1", "2", "5", "10", "20"]), (3000, ["0", "1", "10", "100", "1,000"])],
+)
+def test_a_logarithmic_axis_has_plain_numbers_and_a_place_for_zero(high: int, expected: list[str]) -> None:
+    assert ticks(curves({"a": [high, 0]}, "step", "active features", log=True).axes[0]) == expected
 
 
-def test_only_two_and_more_series_have_a_legend() -> None:
-    for columns in (1, 2):
-        (ax,) = dots(DataFrame({f"{i}": [1, 2] for i in range(columns)}), "", 2).axes
-        assert (ax.get_legend() is not None) == (columns > 1)
+def test_a_concept_has_one_colour_in_every_figure() -> None:
+    pair = {"clean": [1.0, 2.0], "attacked": [0.0, 3.0]}
+    (line, dot), (clean, attacked) = (
+        [item.get_color() for item in figure.axes[0].lines]
+        for figure in (curves(pair, "", ""), dot_plot(DataFrame(pair), "", 3))
+    )
+    assert (line, dot) == (clean, attacked) == (plots.CLEAN, plots.ATTACKED)
 
 
-def test_what_has_no_mark_is_not_left_out() -> None:
-    """One series per mark is drawn; one more is an error that names the number, and no figure is left behind."""
-    full = {f"{i}": [1.0, 2.0] for i in range(len(MARKS))}
-    (ax,) = dots(DataFrame(full), "", 2, connect=False).axes
-    assert len(ax.get_lines()) == len(MARKS)
-    (ax,) = histograms(full, "").axes
-    assert sum(patch.get_height() for patch in ax.patches) == 2 * len(MARKS)
-    plt.close("all")
-    with pytest.raises(ValueError, match="5 columns"):
-        dots(DataFrame({**full, "more": [1, 2]}), "", 2)
-    with pytest.raises(ValueError, match="5 groups"):
-        histograms({**full, "more": [1, 2]}, "")
-    assert not plt.get_fignums()
-
-
-def test_names_stand_at_the_ends_of_their_lines_and_apart() -> None:
-    figure = curves({"high": [9, 8], "low": [5, 0], "also low": [7, 0]}, "step", "left")
-    (ax,) = figure.axes
-    name_ends(ax)
+def test_names_are_at_the_ends_of_their_lines_and_apart() -> None:
+    (ax,) = curves({"high": [9, 8], "low": [5, 0], "also low": [7, 0]}, "step", "active").axes
+    label_line_ends(ax)
     places = {text.get_text(): (text.xy[1], text.xyann[1]) for text in ax.texts}
-    assert places == {"high": (8, 0), "low": (0, 0), "also low": (0, 12)}
-    assert ax.get_legend() is None
-    assert len({line.get_color() for line in ax.get_lines()}) == 3
-    assert len({str(line._dash_pattern) for line in ax.get_lines()}) == 3
-    with pytest.raises(ValueError, match="8 lines"):
-        name_ends(curves({str(i): [1, 2] for i in range(8)}, "", "").axes[0])
+    assert places == {"high": (8, 0), "low": (0, 0), "also low": (0, 12)} and ax.get_legend() is None
 
 
-def test_histograms_count_every_value_on_common_edges() -> None:
-    (ax,) = histograms({"clean": [1, 2, 3], "blinded": [0, 0]}, "length", limit=0.5, title="t").axes
-    assert ax.get_title() == "t" and ax.get_xlabel() == "length"
+def test_a_small_table_carries_its_numbers_and_a_large_one_a_scale() -> None:
+    small = heat_map(DataFrame([[0, 3000], [5, 0]], index=[15, 30]), "step size", "steps", log=True)
+    assert [text.get_text() for text in small.axes[0].texts] == ["0", "3,000", "5", "0"] and len(small.axes) == 1
+    large = heat_map(DataFrame([[0.5] * 70]), "step", centre=1, high=1.5)
+    assert large.axes[0].images[0].norm(1) == 0.5 and len(large.axes) == 2
+
+
+def test_a_strip_plot_joins_the_medians_of_numbers_and_not_of_names() -> None:
+    panels = {"budget": {1: [90, 70], 2: [5, 9], 16: [0, 0]}, "loss": {"b": [9, 7], "a": [1, 1]}}
+    left, right = strip_plot(panels, "active features").axes
+    assert left.lines[0].get_ydata().tolist() == [80, 7, 0] and left.lines[0].get_linestyle() == "-"
+    assert right.lines[0].get_ydata().tolist() == [8, 1] and right.lines[0].get_linestyle() == "None"
+    assert [sorted(dots.get_ydata()) for dots in left.lines[1:]] == [[70, 90], [5, 9], [0, 0]]
+    assert ticks(right, "x") == ["b", "a"]
+
+
+def test_a_strip_plot_can_be_to_scale_and_show_small_shares() -> None:
+    (ax,) = strip_plot({"budget": {1: [14], 16: [0.02]}}, "%", to_scale=True, least=0.01, xlabel={"budget": "k"}).axes
+    assert ax.lines[0].get_xdata().tolist() == [1, 16] and ax.get_xlabel() == "k"
+    assert ticks(ax) == ["0", "0.01", "0.1", "1", "10"]
+
+
+def test_a_dot_plot_has_each_value_beside_its_interval_and_the_marks() -> None:
+    table, ends = DataFrame({"a": [36, 34], "b": [36, 3]}, index=["x", "y"]), DataFrame([[30, 40], [29, 39]])
+    (ax,) = dot_plot(table, "correct", 42, marks={"chance": 7}, intervals={"a": ends}).axes
+    values = {line.get_label(): list(line.get_xdata()) for line in ax.lines}
+    assert values["a"] == [36, 34] and values["b"] == [36, 3]
+    assert ax.lines[0].get_ydata()[0] < ax.lines[1].get_ydata()[0], "equal values do not hide each other"
+    assert [segment[:, 0].tolist() for segment in ax.collections[0].get_segments()] == [[30, 40], [29, 39]]
+    assert ticks(ax) == ["x", "y"] and ax.texts[0].get_text() == "chance"
+
+
+def test_histograms_count_every_value() -> None:
+    (ax,) = histograms({"clean": [1, 2, 3], "zeroed": [0, 0]}, "norm", threshold=0.5).axes
     assert sum(patch.get_height() for patch in ax.patches) == 5
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["clean", "blinded", "threshold"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["clean", "zeroed", "threshold"]
 
 
-def test_roc_draws_each_line() -> None:
-    (ax,) = roc({"good": ([0, 0, 1], [0, 1, 1]), "bad": ([0, 1, 1], [0, 0, 1])}).axes
-    assert list(ax.get_lines()[0].get_ydata()) == [0, 1, 1] and list(ax.get_lines()[1].get_ydata()) == [0, 0, 1]
+def test_receiver_operating_curves_name_their_area() -> None:
+    clean, attacked = DataFrame({"norm": [0, 1], "other": [0, 1]}), DataFrame({"norm": [2, 3], "other": [0, 1]})
+    (ax,) = roc_curves(clean, attacked, ["norm", "other"]).axes
+    names = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert names == ["norm, AUROC 1.00", "other, AUROC 0.50", "chance"]

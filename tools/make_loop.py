@@ -22,7 +22,7 @@ from torch import Tensor
 from helpers.attack import zero_out
 from helpers.images import DATA, load_image, load_photos, write_file
 from helpers.networks import Classifier, train_head, vgg16_base
-from helpers.plots import ACCENT, INK, amplification, image_on, use_style
+from helpers.plots import ATTACKED, THRESHOLD, amplification, image_on, use_style
 
 EPS = 8 / 255
 STEPS = 150  # the helper's own limit; the README's table allows 400 at this budget
@@ -44,11 +44,11 @@ def watch(base: torch.nn.Module, image: Tensor) -> list[Frame]:
 
 
 def choose(seen: list[Frame]) -> list[Frame]:
-    """Steps where the count has fallen by a like factor since the one before."""
+    """The first steps, in which the prediction changes, then steps between which the count falls by a like factor."""
     counts = torch.tensor([max(left, 0.5) for _, _, left in seen]).log()
     wanted = torch.linspace(counts[0].item(), counts[-1].item(), FRAMES)
     places = {int((counts <= level + 1e-6).nonzero()[0]) for level in wanted}
-    return [seen[place] for place in sorted({0, *places, len(seen) - 1})]
+    return [seen[place] for place in sorted({0, 1, 2, *places, len(seen) - 1})]
 
 
 def draw(frame: Frame, original: Tensor, classifier: Classifier, factor: int) -> Image.Image:
@@ -59,11 +59,11 @@ def draw(frame: Frame, original: Tensor, classifier: Classifier, factor: int) ->
     image_on(first, image, f"step {step}")
     image_on(second, 0.5 + factor * (image - original), f"change x {factor}")
     best = max(says)
-    bars.barh(range(len(says)), says, color=[ACCENT if p == best else INK for p in says], height=0.6)
+    bars.barh(range(len(says)), says, color=[THRESHOLD if p == best else "#a1a1aa" for p in says], height=0.6)
     bars.set(title="what it says", xlim=(0, 1), xticks=[0, 1], yticks=range(len(says)), yticklabels=classifier.labels)
     bars.tick_params(axis="y", length=0)
     bars.invert_yaxis()
-    weight, colour = ("normal", INK) if left else ("bold", ACCENT)
+    weight, colour = ("normal", THRESHOLD) if left else ("bold", ATTACKED)
     figure.supxlabel(f"outputs that are not zero: {left:,} of 25,088", fontsize=11, weight=weight, color=colour)
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=100)
