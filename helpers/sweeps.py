@@ -47,10 +47,7 @@ NUMBERS = ["size", *RESULTS[:-1], *(name for name in DEFAULTS if isinstance(DEFA
 
 
 def grid(**axes: Any) -> list[Settings]:
-    """Every combination of the settings of zero_out; what is not a list, tuple, range or array stays fixed.
-
-    grid(eps=[4/255, 8/255], steps=[50, 100], margin=1.0) has four cells.
-    """
+    """Every combination of settings: grid(eps=[4/255, 8/255], steps=[50, 100], margin=1.0) has four cells."""
     return [dict(zip(axes, cell, strict=True)) for cell in itertools.product(*map(_options, axes.values()))]
 
 
@@ -242,7 +239,7 @@ def bisect(left_at: Callable[[int], int], most: int = 16) -> tuple[int | None, d
     """The smallest budget found that leaves no feature active, and the features left at each budget tried.
 
     left_at: a budget of 1 to `most`, in 1/255 -> features left.
-    Returns None as the budget when features are left even at `most`. An upper bound: more steps may need less.
+    The budget is None when features are left even at `most`, and else an upper bound: more steps may need less.
     """
     tried = {most: left_at(most)}
     low, high = 0, most
