@@ -152,7 +152,7 @@ def exact_pixels(content: bytes, name: str) -> Tensor:
 
 
 def _chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and data of each chunk of a PNG file (ISO 15948); the kind of the first with a wrong checksum is empty, and the last."""
+    """Kind and data of each chunk of a PNG file (ISO 15948); after a wrong checksum one without a kind."""
     place = len(SIGNATURE)
     while place < len(content):
         end = place + 8 + int.from_bytes(content[place : place + 4], "big")

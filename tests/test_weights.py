@@ -18,7 +18,6 @@ from helpers.weights import (
     EFFICIENTNET_LITE0,
     VGG16_BASE,
     WeightFile,
-    file_digest,
     find_file,
     find_or_download,
     keras_head,
@@ -28,13 +27,12 @@ from helpers.weights import (
 # --- bundled files ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("file", [VGG16_BASE, EFFICIENTNET_LITE0], ids=lambda file: file.name)
-@pytest.mark.parametrize("damage", ["altered", "cut short", "longer", "empty"])
-def test_a_damaged_bundled_file_is_refused(file: WeightFile, damage: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["altered", "cut short"])
+def test_a_damaged_bundled_file_is_refused(damage: str, tmp_path: Path) -> None:
+    file = EFFICIENTNET_LITE0
     content = bytearray((BUNDLED / file.name).read_bytes())
-    if damage == "altered":
-        content[-1] ^= 1  # one bit of the last weight
-    content = {"cut short": content[:-1], "longer": content + b"\0", "empty": b""}.get(damage, content)
+    content[-1] ^= 1  # one bit of the last weight
+    content = content[:-1] if damage == "cut short" else content
     (tmp_path / file.name).write_bytes(content)
     with pytest.raises(ValueError, match=f"{file.name} is altered or cut short .*get it again"):
         load_bundled(file, tmp_path)
@@ -65,15 +63,6 @@ def test_the_base_has_the_published_statistics() -> None:
     assert state["0.bias"][:2].tolist() == pytest.approx([0.73429835, 0.09340367], rel=half)
     # The published order of channels is blue, green, red; here red is first, so blue is the last.
     assert state["0.weight"][0, 2, 0].tolist() == pytest.approx([0.42947057, 0.373467, -0.06136011], rel=half)
-
-
-def test_the_base_equals_torchvisions_copy_of_the_oxford_features(vgg: Base) -> None:
-    path = Path(torch.hub.get_dir()) / "checkpoints" / "vgg16_features-amdegroot-88682ab5.pth"
-    if not path.is_file():
-        pytest.skip("torchvision's IMAGENET1K_FEATURES is not in torch's cache")
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    for name, weight in load_bundled(VGG16_BASE).items():
-        assert torch.allclose(state[f"features.{name}"], weight, rtol=1e-3, atol=1e-6), name
 
 
 # --- large files: the search ------------------------------------------------------------------
@@ -115,18 +104,23 @@ def test_the_search_goes_from_the_nearest_place_to_the_farthest(places: dict[str
     assert find_or_download(FILE, str(explicit)) == explicit
 
 
-def test_a_folder_may_be_given(places: dict[str, Path], tmp_path: Path) -> None:
-    put(places["variable"])
-    mine = put(tmp_path / "mine" / FILE.name)
-    assert find_file(FILE, mine.parent) == mine
-
-
 @pytest.mark.parametrize("name", ["nowhere.h5", "folder"])
 def test_an_explicit_path_is_never_silently_replaced(name: str, places: dict[str, Path], tmp_path: Path) -> None:
     put(places["torch"])
     (tmp_path / "folder").mkdir()
     with pytest.raises(FileNotFoundError, match=rf"{name}.* does not exist; give the path of big\.h5"):
         find_or_download(FILE, tmp_path / name)
+
+
+def test_a_path_may_be_a_folder_and_start_with_a_tilde(
+    places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    path = put(tmp_path / "mine" / FILE.name)
+    assert find_file(FILE, "~/mine") == path
+    monkeypatch.setenv("ZERO_OUT_WEIGHTS", "~/mine")
+    assert find_file(FILE) == path
 
 
 def test_the_variable_may_name_a_file(places: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +150,8 @@ def test_of_several_safetensors_the_variable_names_one(
 def test_keras_cache_without_its_variable(places: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KERAS_HOME")
     home = places["keras"].parents[2] / "home"
-    monkeypatch.setattr(Path, "home", lambda: home)
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(home))
     path = put(home / ".keras" / "models" / FILE.name)
     assert find_file(FILE) == path
 
@@ -206,13 +201,6 @@ def test_only_a_whole_download_is_kept(
         with pytest.raises((FileNotFoundError, ValueError), match=r"big\.h5"):
             find_or_download(file)
         assert not files_below(tmp_path)
-
-
-def test_file_digest_reads_large_files_in_pieces(tmp_path: Path) -> None:
-    content = bytes(range(256)) * 20_000  # more than one piece of 4 MiB
-    path = put(tmp_path / "file", content)
-    assert file_digest(path) == hashlib.sha256(content).hexdigest()
-    assert file_digest(path, "md5") == hashlib.md5(content).hexdigest()
 
 
 # --- Keras' dense layers ----------------------------------------------------------------------
@@ -280,7 +268,7 @@ def test_a_wrong_size_is_named(tmp_path: Path) -> None:
 
 def known(monkeypatch: pytest.MonkeyPatch, constant: str, path: Path) -> None:
     """Let this file pass for the published one."""
-    monkeypatch.setattr(weights, constant, WeightFile(path.name, file_digest(path)))
+    monkeypatch.setattr(weights, constant, WeightFile(path.name, hashlib.sha256(path.read_bytes()).hexdigest()))
 
 
 def test_full_vgg16_from_keras_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vgg: Base) -> None:
