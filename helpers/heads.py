@@ -1,0 +1,33 @@
+"""Linear heads on frozen features."""
+
+from collections.abc import Sequence
+
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import Tensor, nn
+
+
+def fit_head(vectors: Tensor, labels: Sequence[str], c: float = 10.0) -> LogisticRegression:
+    """Train a linear head (multinomial logistic regression).
+
+    vectors: (N, C), on any device. labels: N class names.
+    c: inverse regularisation for vectors in units of their mean norm. (Default: 10)
+    Returns a scikit-learn classifier of vectors as they were given. It is trained in float64, to a tolerance
+    below the differences between processors.
+    """
+    x = vectors.detach().cpu().double()
+    # One unit for all: at unit length each, nearly zero features would count as much as those of a photo.
+    unit = x.norm(dim=1).mean().clamp(min=1e-12).item()
+    head = LogisticRegression(C=c, max_iter=5000, tol=1e-6).fit((x / unit).numpy(), list(labels))
+    head.coef_ /= unit
+    return head
+
+
+def as_linear(head: LogisticRegression) -> nn.Linear:
+    """The same head as a torch layer: vectors (N, C) -> logits (N, K), one for each class."""
+    weight, bias = torch.from_numpy(head.coef_), torch.from_numpy(head.intercept_)
+    if len(bias) == 1:  # two classes: scikit-learn keeps one row, the difference of the two
+        weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
+    linear = nn.Linear(weight.shape[1], len(bias))
+    linear.load_state_dict({"weight": weight.float(), "bias": bias.float()})
+    return linear.requires_grad_(False)
