@@ -14,7 +14,7 @@ from helpers.base import Base
 from helpers.defence.filters import Transform, blur, jpeg, smaller
 from helpers.defence.readouts import ENDS, channel_means
 from helpers.images import check_images
-from helpers.walk import Walk, half_cosine
+from helpers.optimizer import PixelAdam, half_cosine
 
 ImageLoss = Callable[[Tensor], Tensor]  # images (N, 3, H, W) -> (N,)
 
@@ -53,12 +53,12 @@ def minimise_loss(
     step_size: of the first step; it falls to zero on half a cosine. (Default: 16/255)
     Returns images on the 8-bit grid. Raises ValueError or TypeError for bad input before any work.
     """
-    images = check_attack(base, images, eps, steps, step_size, momentum, 0, 0)
+    images = check_attack(base, images, eps, "linf", steps, step_size=step_size, momentum=momentum)
     if not transforms:
         raise ValueError("transforms is empty; give at least one, for example identity")
-    walk = Walk(images, eps)
+    adam = PixelAdam(images, eps)
     for step in range(steps):
-        quantized = walk.rounded().requires_grad_()
+        quantized = adam.quantized().requires_grad_()
         with torch.enable_grad():
             value = loss(transforms[step % len(transforms)](quantized))
             grad = torch.autograd.grad(value.sum(), quantized)[0]
@@ -66,8 +66,8 @@ def minimise_loss(
             raise ValueError(
                 f"the gradient of the loss is not finite at step {step}; look for roots and logarithms of 0"
             )
-        walk.move(grad, step_size * half_cosine(step, steps), momentum)
-    return walk.rounded()
+        adam.step(grad, step_size * half_cosine(step, steps), momentum)
+    return adam.quantized()
 
 
 def feature_matching_loss(

@@ -1,0 +1,71 @@
+"""Adam on pixels within a budget: the step of every attack here."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from helpers.images import from_levels, to_grid
+
+NORMS = ("linf", "l2")
+BETA2 = 0.99  # memory of squared gradients, for runs of some hundred steps (Adam's own 0.999 is for thousands)
+EDGE_MOMENTUM = 0.5  # share of its momentum that a pixel keeps at an edge: all of it would hold the pixel there
+
+
+def half_cosine(step: int, steps: int) -> float:
+    """Share of a step size that falls from 1 at step 0 to 0 at `steps` on half a cosine."""
+    return (1 + math.cos(math.pi * step / steps)) / 2
+
+
+class PixelAdam:
+    """Images that move by Adam's steps (Kingma & Ba 2015) and stay within a budget and [0, 1].
+
+    images (Tensor): where they start, (N, 3, H, W) on the 8-bit grid; not modified.
+    eps (float): budget. norm "linf": of each pixel, in units of [0, 1], rounded down to whole 1/255;
+        norm "l2": length of an image's whole change in the same units.
+    norm (str): "linf" or "l2". (Default: "linf")
+    """
+
+    def __init__(self, images: Tensor, eps: float, norm: str = "linf") -> None:
+        self.original = images.clone(memory_format=torch.channels_last)
+        self.x = self.original.clone()  # not rounded
+        self.radius = eps if norm == "l2" else None
+        per_pixel = 1.0 if norm == "l2" else math.floor(eps * 255 + 1e-3) / 255
+        self.low, self.high = (self.x - per_pixel).clamp_(min=0), (self.x + per_pixel).clamp_(max=1)
+        self.exp_avg, self.exp_avg_sq, self.steps = torch.zeros_like(self.x), torch.zeros_like(self.x), 0
+
+    def random_start(self, seed: int) -> None:
+        """Move to a uniformly random place in the budget, the same on every device."""
+        share = torch.rand(self.x.shape, generator=torch.Generator().manual_seed(seed)).to(self.x)
+        self.x = self.project(self.low + (self.high - self.low) * share)
+
+    def quantized(self) -> Tensor:
+        """The images on the 8-bit grid, within the budget too."""
+        if self.radius is None:
+            return to_grid(self.x)
+        # Rounding each change towards zero cannot make it longer.
+        return to_grid(self.original + from_levels(((self.x - self.original) * 255).trunc_()))
+
+    def step(self, grad: Tensor, step_size: float, momentum: float = 0.9) -> None:
+        """One step against the gradient (N, 3, H, W); at first each pixel moves by about step_size."""
+        self.steps += 1
+        self.exp_avg.lerp_(grad, 1 - momentum)
+        self.exp_avg_sq.lerp_(grad.square(), 1 - BETA2)
+        scale = (self.exp_avg_sq / (1 - BETA2**self.steps)).sqrt_().add_(1e-12)
+        self.x.addcdiv_(self.exp_avg, scale, value=-step_size / (1 - momentum**self.steps))
+        self.exp_avg.mul_(torch.where((self.x < self.low) | (self.x > self.high), EDGE_MOMENTUM, 1.0))
+        self.x = self.project(self.x)
+
+    def project(self, x: Tensor) -> Tensor:
+        """The nearest images within the budget and [0, 1]."""
+        x = x.clamp(self.low, self.high)
+        if self.radius is None:
+            return x
+        delta = x - self.original
+        length = torch.linalg.vector_norm(delta, dim=(1, 2, 3), keepdim=True)
+        return self.original + delta * (self.radius / (length + 1e-12)).clamp(max=1)
+
+    def keep(self, which: Tensor) -> None:
+        """Drop all images but these; which: (N,) of bool."""
+        for name in ("original", "x", "low", "high", "exp_avg", "exp_avg_sq"):
+            setattr(self, name, getattr(self, name)[which])
