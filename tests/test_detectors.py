@@ -13,7 +13,6 @@ from helpers.defence.detectors import (
     ClassGaussians,
     Detectors,
     evaluate_detectors,
-    exact_interval,
     flagged,
     max_cosine,
     spatial_statistics,
@@ -95,11 +94,6 @@ def test_separated_equal_and_reversed_scores_are_evaluated() -> None:
     assert table.FPR.max() <= 0.05 and table["TPR low"]["apart"] == pytest.approx(0.025 ** (1 / 40), abs=1e-3)
     for rate in ("TPR", "FPR"):
         assert table[rate].between(table[f"{rate} low"], table[f"{rate} high"]).all()
-
-
-@pytest.mark.parametrize(("hits", "low", "high"), [(0, 0, 0.084), (42, 0.916, 1), (8, 0.086, 0.341)])
-def test_exact_intervals_are_those_of_the_tables(hits: int, low: float, high: float) -> None:
-    assert exact_interval(hits, 42) == pytest.approx((low, high), abs=6e-4)
 
 
 def test_a_memory_knows_images_of_one_origin_but_no_zeros() -> None:

