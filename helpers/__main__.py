@@ -63,7 +63,7 @@ def run_zero(given: Namespace) -> Certificate:
     image = load_image(given.photo, base.size)
     with tqdm(total=given.steps, leave=False, disable=None) as bar:  # None: only in a terminal
         result = zero_out(base, image, eps=given.eps / 255, steps=given.steps, on_step=lambda *_: bar.update())
-    if getattr(result, "interrupted", False):
+    if result.interrupted:
         raise RuntimeError(f"stopped; {out} was not written")
     return certify(base, save_png(result.images, out), image)
 
