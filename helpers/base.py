@@ -54,7 +54,7 @@ class Base(nn.Module):
         self.body, self.rest, self.size, self.name = body, rest, int(size), name
         if torch.is_inference_mode_enabled() or any(p.is_inference() for p in self.parameters()):
             raise RuntimeError("a network made inside torch.inference_mode() has no gradients; make it outside")
-        weight = next(self.parameters(), torch.zeros(()))  # tells device and precision
+        weight = next(self.parameters(), torch.zeros(())).new_zeros(())  # of the network's device and precision
         self.register_buffer("mean", per_channel("mean", mean).to(weight))
         self.register_buffer("std", per_channel("std", std).to(weight))
         for module in self.modules():

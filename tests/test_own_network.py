@@ -1,9 +1,11 @@
 """A network brought by the reader, split by from_module: known answers, and one clear sentence otherwise."""
 
+import copy
 import re
 import shutil
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,6 @@ from helpers.networks import from_module
 
 ROOT = Path(__file__).resolve().parents[1]
 MEAN, STD = (0.5, 0.25, 0.125), (0.25, 0.5, 0.75)
-PLAIN = {"mean": (0, 0, 0), "std": (1, 1, 1), "size": SIZE}
 BIASES = (0.5, -1.0, 2.0)
 
 
@@ -76,6 +77,14 @@ class Around(nn.Module):
         return self.head((self.act(self.conv(x)) + x[:, :1]).mean((2, 3)))
 
 
+class SilentBranch(Around):
+    """What passes around the activation shows on bright images only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        bright = (normalised(x.new_ones(1, 3, 1, 1))[:, :1] - x[:, :1]).mean((2, 3)) < 0.1
+        return self.head(self.act(self.conv(x)).mean((2, 3))) + bright
+
+
 class Wrapped(nn.Module):
     """Does something else with the scores."""
 
@@ -96,6 +105,20 @@ class Functional(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(torch.relu(self.conv(x)).mean((2, 3)))
+
+
+def untrained() -> nn.Module:
+    """Its head is all zeros, as in a new ViT."""
+    model = reader()
+    nn.init.zeros_(model[2].weight)
+    return model
+
+
+def dropout_head() -> nn.Module:
+    """The usual idiom of transfer learning: a new head on a network in eval mode."""
+    model = reader()
+    model[2] = nn.Sequential(nn.Dropout(), linear())
+    return model
 
 
 def about(**change: object) -> dict[str, object]:
@@ -125,6 +148,31 @@ def test_the_answers_are_those_of_the_network(layer: str | None) -> None:
     assert torch.equal(classifier(x)[1:2], classifier(x[1:2])), "pictures of a batch do not see each other"
 
 
+def test_threads_share_a_base_and_its_classifier() -> None:
+    classifier = from_module(Twice().eval(), **about())
+    images = noise(8).split(1)
+    calls = [call for image in images for call in ((classifier.base.features, image), (classifier, image))] * 10
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda call: call[0](call[1]), calls))
+    assert all(torch.equal(y, use(image)) for y, (use, image) in zip(found, calls, strict=True))
+
+
+@pytest.mark.parametrize("change", [lambda m: torch.compile(m, backend="eager"), copy.deepcopy])
+def test_compiled_and_copied_networks_can_be_split(change: Callable[[nn.Module], nn.Module]) -> None:
+    model, x = Twice().eval(), noise(2)
+    classifier = copy.deepcopy(from_module(change(model), mean=0, std=1, size=SIZE))
+    assert torch.allclose(classifier(x), model(x), atol=1e-4)
+    assert torch.equal(classifier.base.features(x), from_module(model, mean=0, std=1, size=SIZE).base.features(x))
+
+
+@pytest.mark.parametrize("activation", [nn.PReLU, nn.CELU, nn.Tanh, nn.Softplus, nn.Hardsigmoid])
+def test_activations_without_a_zero_part_split_too(activation: type[nn.Module]) -> None:
+    model = reader()
+    model[0][1] = activation().eval()
+    base = from_module(model, **about()).base
+    assert base.threshold == (-3 if activation is nn.Hardsigmoid else None)
+
+
 def test_a_named_layer_that_runs_twice_is_cut_at_its_last_run() -> None:
     model, x = Twice().eval(), noise(2)
     base = from_module(model, "relu", **about()).base
@@ -148,7 +196,7 @@ def test_networks_of_torchvision(name: str, shape: tuple[int, ...]) -> None:
 TORCHVISION = {  # a small one of each family, and what keeps it from being split
     "alexnet": "", "efficientnet_b0": "", "mnasnet0_5": "", "mobilenet_v2": "", "regnet_y_400mf": "",
     "shufflenet_v2_x0_5": "", "squeezenet1_1": "",
-    "densenet121": "passes around", "googlenet": "write nn.ReLU", "convnext_tiny": "passes around",
+    "densenet121": "passes around", "googlenet": "not F.relu", "convnext_tiny": "passes around",
 }  # fmt: skip
 
 
@@ -187,28 +235,29 @@ def half() -> nn.Module:
 @pytest.mark.parametrize(
     "make, settings, message",
     [
-        (lambda: reader().train(), {}, r"training mode, .*; call model\.eval\(\)"),
+        (dropout_head, {}, r"training mode, .*; call model\.eval\(\)"),
+        (untrained, {}, r"Sequential gives every image the same scores; load weights or train its head"),
+        (SilentBranch, {}, r"depend on more than act: something passes around it"),
         (half, {}, r"computes in torch\.float16; call model\.float\(\)"),
         (reader, {"layer": "0.3"}, r"layer '0\.3' does not exist; close to it: 0\.1"),
         (reader, {"layer": "features.relu"}, r"does not exist; close to it: 0\.1"),
         (reader, {"layer": "0"}, r"layer '0' is a Sequential, no activation; close to it: 0\.1"),
-        (Functional, {}, r"no activation module runs in it \(F\.relu is none: write nn\.ReLU in its place\)"),
+        (Functional, {}, r"no activation runs in it as a module \(nn\.ReLU, not F\.relu\); known are ReLU"),
         (Functional, {"layer": "relu"}, r"close to it: none, the network has none"),
-        (Around, {}, r"the answer of Around reads more than act: something passes around it"),
+        (Around, {}, r"the scores of Around depend on more than act: something passes around it"),
         (lambda: Wrapped(lambda y: {"logits": y}), {}, r"returns a dict; wrap it so that it returns scores \(N, K\)"),
-        (lambda: Wrapped(lambda y: y[:, :, None]), {}, r"returns \(1, 3, 1\), not scores \(N, K\)"),
+        (lambda: Wrapped(lambda y: y[:, :, None]), {}, r"returns \(4, 3, 1\), not scores \(N, K\)"),
         (reader, {"labels": ["a", "b"]}, r"2 labels for 3 scores; give one for each"),
         (reader, {"mean": (123.68, 116.78, 103.94)}, r"mean is \(123\.68, .*in units of \[0, 1\], .*divide.*by 255"),
         (reader, {"std": (0, 0, 0)}, r"std is \(0, 0, 0\); give three numbers"),
-        (reader, {"mean": (0.5,)}, r"mean is \(0\.5,\); give three numbers .*when the network normalises by itself"),
-        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 3), nn.ReLU()), {}, r"cannot read pictures .*; give size"),
+        (reader, {"mean": (0.5, 0.5)}, r"mean is .*; give three numbers .*when the network normalises by itself"),
+        (lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 3), nn.ReLU()), {}, r"cannot read images .*; give size"),
     ],
 )
 def test_what_cannot_be_split_is_one_clear_sentence(
     make: Callable[[], nn.Module], settings: dict[str, object], message: str
 ) -> None:
-    model = make()
-    model = model if "training" in message else model.eval()
+    model = make() if make is dropout_head else make().eval()
     with pytest.raises(ValueError, match=message):
         from_module(model, **about(**settings))
 
@@ -222,7 +271,7 @@ def test_the_network_given_stays_as_it_is() -> None:
 
 def test_a_layer_that_does_not_run_is_named() -> None:
     model = reader()
-    model.spare = nn.ReLU()
+    model.spare = nn.ReLU().eval()
     model.forward = lambda x: model[2](model[1](model[0](x)))
     with pytest.raises(ValueError, match="its layer 'spare' does not run"):
         from_module(model, "spare", **about())
