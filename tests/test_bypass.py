@@ -20,7 +20,7 @@ from helpers.defence.adaptive import (
     zero_out_loss,
 )
 from helpers.defence.filters import FILTERS, fewer_bits, shrink_and_pad
-from helpers.defence.readouts import extract_readouts
+from helpers.defence.readouts import channel_means, extract_readouts
 from helpers.images import DATA, load_folder, load_image, load_photos, on_grid
 
 
@@ -144,32 +144,37 @@ def test_bad_input_gets_one_clear_error(settings: dict[str, object], message: st
 
 
 class EverythingHolds(TorchDispatchMode):
-    """Where a tensor without data is asked for a number or a truth, it says 0.5 or True."""
+    """Where a tensor without data is asked for a number or a truth, the answer is 0.5, 1 or True."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func in (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default):
-            return 0.5 if args[0].is_floating_point() and func != torch.ops.aten.equal.default else True
+        if func == torch.ops.aten.equal.default:
+            return True
+        if func == torch.ops.aten._local_scalar_dense.default:
+            return 0.5 if args[0].is_floating_point() else args[0].dtype == torch.bool or 1
         return func(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize(
-    "kind", ["minimise_loss", "extract_readouts", *(name for name in FILTERS if "JPEG" not in name)]
-)
-def test_every_tensor_lives_on_the_device_of_the_base(kind: str) -> None:
-    """Tensors that claim to be on a GPU: a hidden one on the CPU raises. (JPEG leaves torch.)"""
+def test_an_attack_stays_on_the_device_of_the_base() -> None:
+    """Tensors without data refuse those on the CPU."""
+    base = random_net().to("meta")
+    with EverythingHolds():
+        for loss in (feature_matching_loss(base, noise(), ends=(2,), match_active=True), zero_out_loss(base)):
+            moved = minimise_loss(base, loss, noise(), transforms=[shrink_and_pad], steps=1)
+            assert moved.device.type == "meta"
+
+
+@pytest.mark.parametrize("kind", ["readout", *(name for name in FILTERS if "JPEG" not in name)])
+def test_readouts_and_filters_stay_on_a_gpu(kind: str) -> None:
+    """Fake tensors that claim to be on a GPU refuse those on the CPU. (JPEG leaves torch, and returns.)"""
     base = random_net()
-    with FakeTensorMode(allow_non_fake_inputs=True) as fake, EverythingHolds():
-        gpu = Base.__new__(Base)
-        nn.Module.__init__(gpu)
-        gpu.__dict__.update(base.__dict__)
-        gpu = gpu._apply(lambda tensor: fake.from_tensor(tensor).to("cuda"))
+    with FakeTensorMode() as fake, EverythingHolds():
+        for module in base.modules():
+            for tensors in (module._parameters, module._buffers):
+                tensors |= {n: fake.from_tensor(t).to("cuda") for n, t in tensors.items() if t is not None}
         images = torch.rand(2, 3, 32, 32, device="cuda")
-        if kind == "minimise_loss":
-            loss = feature_matching_loss(gpu, torch.rand(1, 3, 32, 32), ends=(2,), match_active=True)
-            for one in (loss, zero_out_loss(gpu)):
-                assert minimise_loss(gpu, one, images, transforms=[shrink_and_pad], steps=1).device.type == "cuda"
-        elif kind == "extract_readouts":
-            assert extract_readouts(gpu, images, ends=(2,)).features.device.type == "cpu"
+        if kind == "readout":
+            assert channel_means(base, images, ends=(2,))[0].features.device.type == "cuda"
+            assert extract_readouts(base, images, ends=(2,)).features.device.type == "cpu"
         else:
             assert FILTERS[kind](images).device.type == "cuda"
 
