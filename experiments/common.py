@@ -69,20 +69,28 @@ def speckle(shape: tuple[int, ...], levels: int) -> Tensor:
 def attacked(
     base: Base, name: str, image: Tensor, *, eps: int, steps: int, folder: Path = OUT
 ) -> tuple[Tensor, int, float]:
-    """zero_out with its defaults on one image (1, 3, H, W), or what an earlier call with the same settings has saved.
+    """zero_out with its defaults on one image (1, 3, H, W), or what an earlier call on this machine has saved.
 
-    name: of the files, which a machine or version other than the one that made them does not reuse.
-    eps: budget in 1/255. steps: at most.
+    name: of the image. eps: budget in 1/255. steps: at most.
     Returns the image of the PNG file, the steps taken and the seconds that it took.
     """
-    path = folder / f"{name}-{eps}-{steps}.png"
-    about = {**machine(device()), "weights": base.sha256}
-    record = path.with_suffix(".json")
-    known = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
-    if not about.items() <= known.items():
+    about = {"picture": name, "eps": eps, "weights": base.sha256, **machine(device())}
+    path = _earlier(folder, about, steps)
+    if path is None:
         start = time.perf_counter()
         result = completed(zero_out(base, image, eps=eps / 255, steps=steps))
-        known = {**about, "steps": result.steps[0], "seconds": time.perf_counter() - start}
-        save_png(result.images, path)
-        write_file(record, json.dumps(known).encode())
+        path = save_png(result.images, folder / f"{name}-{eps}-{steps}.png")
+        about |= {"at most": steps, "steps": result.steps[0], "seconds": time.perf_counter() - start}
+        write_file(path.with_suffix(".json"), json.dumps(about).encode())
+    known = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     return load_image(path, image.shape[-1]).to(image.device), known["steps"], known["seconds"]
+
+
+def _earlier(folder: Path, about: dict[str, object], steps: int) -> Path | None:
+    """The PNG file of an attack with the same limit, or of one that was done early enough to be the same."""
+    for record in sorted(folder.glob(f"{about['picture']}-{about['eps']}-*.json")):
+        known = json.loads(record.read_text(encoding="utf-8"))
+        done_early = known["steps"] < known["at most"] and known["steps"] <= steps
+        if about.items() <= known.items() and (known["at most"] == steps or done_early):
+            return record.with_suffix(".png")
+    return None

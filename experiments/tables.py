@@ -50,7 +50,7 @@ def check_precision(path: Path, precision: str) -> None:
 
 def completed(result: Result) -> Result:
     """The result of zero_out; raise KeyboardInterrupt if the attack was interrupted, so that nothing stores it."""
-    if getattr(result, "interrupted", False):
+    if result.interrupted:
         raise KeyboardInterrupt
     return result
 

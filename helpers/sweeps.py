@@ -37,7 +37,7 @@ Row = dict[str, str]
 DEFAULTS = {
     name: parameter.default
     for name, parameter in inspect.signature(zero_out).parameters.items()
-    if parameter.kind is parameter.KEYWORD_ONLY and name != "on_step"
+    if parameter.kind is parameter.KEYWORD_ONLY and name not in ("on_step", "batch")
 }
 KEY = ["network", "weights", "picture", "size", "pixels", *DEFAULTS]
 RESULTS = ["left", "outputs", "margin_reached", "steps_taken", "linf", "psnr", "ssim", "norm_ratio", "variation"]
@@ -56,7 +56,7 @@ def _options(setting: Any) -> list[Any]:
     return list(setting) if isinstance(setting, list | tuple | range) else [setting]
 
 
-def check_cell(settings: Settings) -> Settings:
+def check_cell(settings: Settings, image: Tensor) -> Settings:
     """The settings with zero_out's defaults filled in. Raises one clear error for those it would refuse."""
     if unknown := [name for name in settings if name not in DEFAULTS]:
         raise ValueError(f"zero_out has no setting {unknown[0]!r}; it has {', '.join(DEFAULTS)}")
@@ -68,7 +68,7 @@ def check_cell(settings: Settings) -> Settings:
         raise ValueError(f"loss is {loss!r}, which has no name for the table; give a function with a name")
     if not isinstance(loss, str) and LOSSES.get(name, loss) is not loss:
         raise ValueError(f"loss is a function named {name!r} like one of LOSSES, and would get its rows; rename it")
-    zero_out(_inactive(), torch.zeros(1, 3, 1, 1), **{**settings, "loss": hinge})  # it knows the ranges
+    zero_out(_inactive(), torch.zeros(image.shape), **{**settings, "loss": hinge})  # it knows the ranges
     return {**DEFAULTS, **settings}
 
 
@@ -107,7 +107,7 @@ def sweep(
 
     networks: name -> base, classifier, or a module-level function that makes one (a worker process calls it once).
     images: name -> (1, 3, H, W) in [0, 1], on the 8-bit grid.
-    cells: settings of zero_out, see grid; loss is a name in LOSSES, or a function with a name of its own.
+    cells: settings of zero_out; loss is a name in LOSSES, or a function with a name of its own.
     path: a CSV file that gets each row once it is known, and whose rows are not computed again;
         NAME.json beside it records what made them.
     executor: any concurrent.futures.Executor, such as a process pool or Dask's (default: none, one after another).
@@ -117,7 +117,8 @@ def sweep(
     path = table_path(path) if path is not None else None
     for name, image in images.items():
         _check_image(name, image)
-    cells = [check_cell(cell) for cell in cells]
+    largest = max(images.values(), key=Tensor.numel, default=torch.zeros(1, 3, 1, 1))
+    cells = [check_cell(cell, largest) for cell in cells]
     rows = {_key(row): row for row in _stored(path)} if path else {}
     jobs = {}
     for (network, source), cell, (name, image) in itertools.product(networks.items(), cells, images.items()):
@@ -195,7 +196,7 @@ def _measure(network: Network, image: Tensor, settings: Settings) -> Row:
     start = time.perf_counter()
     result = zero_out(base, image, **{**settings, "loss": LOSSES.get(loss, loss)})
     seconds = time.perf_counter() - start
-    if getattr(result, "interrupted", False):
+    if result.interrupted:
         raise KeyboardInterrupt  # the best so far is not the result of these settings
     clean, after = embed(base, result.original), embed(base, result.images)
     variation = float("nan")

@@ -71,8 +71,11 @@ def test_a_row_of_strength_is_judged_on_the_file_and_the_attack_is_made_once(tmp
     cell = {"eps": 8, "at most": 40, "picture": "near"}
     row = bench.measure(base, Classifier(base, head, "abc"), picture(96.0), cell, tmp_path)
     assert row["left"] == row["norm ratio"] == row["total variation"] == 0 < row["margin"]
-    again = attacked(base, "near", picture(96.0), eps=8, steps=40, folder=tmp_path)
-    assert again[1:] == (row["steps"], row["seconds"])
+    for steps in (40, 400):  # it was done early, and steps do not depend on the limit
+        again = attacked(base, "near", picture(96.0), eps=8, steps=steps, folder=tmp_path)
+        assert again[1:] == (row["steps"], row["seconds"])
+    attacked(base, "near", picture(96.0), eps=8, steps=row["steps"] - 1, folder=tmp_path)
+    assert len(list(tmp_path.glob("*.png"))) == 2
 
 
 # --- the stored tables -------------------------------------------------------------------------------

@@ -91,7 +91,7 @@ def test_a_sweep_without_enough_memory_says_so_in_its_row_and_goes_on() -> None:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
             return x
 
-    base.body = torch.nn.Sequential(Small(), base.body)
+    base.body = torch.nn.Sequential(Small(), base.body).eval()
     images = {"large": picture(80.0, size=2 * SIZE), "a": picture(80.0)}
     table = sweep({"net": base}, images, grid(steps=1)).set_index("picture")
     assert table.error["large"].startswith("OutOfMemoryError: ") and table.left["a"] == 0

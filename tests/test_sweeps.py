@@ -32,7 +32,7 @@ def far() -> Base:
 
 def fused() -> tuple[Base, Fuse]:
     base = far()
-    base.body = Fuse(base.body)
+    base.body = Fuse(base.body).eval()
     return base, base.body
 
 
@@ -109,9 +109,9 @@ def test_a_stopped_sweep_goes_on(tmp_path: Path) -> None:
 def test_a_failing_attack_is_recorded_and_tried_again(tmp_path: Path) -> None:
     path, (base, fuse) = tmp_path / "table.csv", fused()
     assert base.sha256
-    fuse.error = RuntimeError("no memory\nlong story")
+    fuse.error = RuntimeError("no luck\nlong story")
     table = sweep({"net": base, "other": far}, {"a": noise()}, [{"steps": 1}], path=path)
-    assert table.error[0] == "RuntimeError: no memory" and pd.isna(table.left[0]) and pd.isna(table.error[1])
+    assert table.error[0] == "RuntimeError: no luck" and pd.isna(table.left[0]) and pd.isna(table.error[1])
     fuse.error = None
     table = sweep({"net": base}, {"a": noise()}, [{"steps": 1}], path=path)
     assert table.error.isna().all() and len(read(path)) == 2
@@ -233,6 +233,7 @@ my_norm.__name__ = "norm"
         ({"epsilon": 1}, "no setting 'epsilon'"),
         ({"eps": "8/255"}, "eps is '8/255'"),
         ({"eps": -1}, "eps is -1"),
+        ({"eps": 0.001, "norm": "l2"}, "too short to move"),
         ({"loss": "hing"}, "give one of hinge"),
         ({"loss": lambda z, margin: z}, "no name for the table"),
         ({"loss": partial(LOSSES["hinge"], margin=2.0)}, "no name for the table"),
