@@ -2,8 +2,8 @@
 
 Minimising features is not new (Wang et al. 2018, PhotoGuard 2023). What reaches exactly zero in the saved 8-bit file
 builds on three older ideas: a loss on the pre-activations with a margin (the confidence of Carlini & Wagner 2017),
-quantisation inside the loop (DDN, Rony et al. 2019), and weights that grow on the units that are still active, which
-is the dual ascent of augmented-Lagrangian attacks (ALMA, Rony et al. 2021) in its plainest form.
+quantisation inside the loop (DDN, Rony et al. 2019), and weights that grow with the number of steps in which a unit
+was active, which is the dual ascent of augmented-Lagrangian attacks (ALMA, Rony et al. 2021) in a plain form.
 """
 
 import math
@@ -22,7 +22,8 @@ from helpers.runtime import full_float32
 
 Loss = Callable[[Tensor, float], Tensor]
 OnStep = Callable[[int, Tensor, Tensor], None]
-FIRST_CYCLE, NEXT_CYCLES, RESTART = 50, 40, 1 / 4  # steps, steps, and share of the step size: see `schedule`
+FALL, FLOOR = 50, 1 / 16  # steps in which the step size falls, and the share of it that stays: see `schedule`
+POWER = 1.5  # of the growth of weights: linear growth frees a stubborn unit too late, quadratic growth wakes others
 STOP_FRACTION = 0.2  # share of the margin at which an image is done: more than other arithmetic moves
 
 
@@ -98,7 +99,8 @@ def zero_out(
     step_size (float): of the first step, then falling, see `schedule`. (Default: 16/255)
     momentum (float): Adam's first moment. (Default: 0.9)
     margin (float): how far below the threshold (0 for a ReLU) pre-activations are pushed. (Default: 1.0)
-    weight_growth (float): added to a unit's loss weight after each step in which it is active. (Default: 1.0)
+    weight_growth (float): a unit that was active in n steps has the loss weight (1 + weight_growth * n) ** 1.5; 0 gives
+        all units the same weight. (Default: 1.0)
     loss (callable): (pre-activations minus threshold, margin) -> loss per unit. (Default: hinge)
     random_start (bool): start at a uniformly random place in the budget. (Default: False)
     seed (int): of the random start. (Default: 0)
@@ -120,7 +122,7 @@ def zero_out(
     threshold, best = base.threshold or 0.0, Best(base, images, STOP_FRACTION * margin, precision)
     try:
         for places in torch.arange(len(images), device=images.device).split(batch):
-            adam, weight = PixelAdam(images[places], eps, norm), 1.0
+            adam, active_steps = PixelAdam(images[places], eps, norm, momentum), 0
             if random_start:
                 adam.random_start(seed)
             for step in range(steps + 1):
@@ -131,29 +133,27 @@ def zero_out(
                     on_step(step, *best.now())
                 if step == steps or not going.any():
                     break
+                # Without growing weights, a few stubborn units are outvoted by the many within the margin.
+                weight = (1 + weight_growth * active_steps) ** POWER
                 # The gradient at the quantised image moves the image itself (straight-through): the file counts.
                 (grad,) = torch.autograd.grad((weight * loss(z - threshold, margin)).sum(), quantized)
                 check_grad(grad, step)
-                # Without growing weights, a few stubborn units are outvoted by the many within the margin.
-                weight = weight + weight_growth * (z.detach() > threshold)
+                active_steps = active_steps + (z.detach() > threshold)
                 if not going.all():
                     adam.keep(going)
-                    places, grad, weight = places[going], grad[going], weight[going]
-                adam.step(grad, step_size * schedule(step), momentum)
+                    places, grad, active_steps = places[going], grad[going], active_steps[going]
+                adam.step(grad, step_size * schedule(step))
     except KeyboardInterrupt:
         best.interrupted = True  # what was reached so far is worth having
     return best.result()
 
 
 def schedule(step: int) -> float:
-    """Share of the step size: from 1 to 0 on half a cosine, then again and again from RESTART.
+    """Share of the step size: it falls from 1 on half a cosine, then stays at a sixteenth (1/255 by default).
 
     It does not depend on the number of steps allowed, so a longer run repeats a shorter one and goes on.
-    Source: Loshchilov & Hutter 2017.
     """
-    if step < FIRST_CYCLE:
-        return half_cosine(step, FIRST_CYCLE)
-    return RESTART * half_cosine((step - FIRST_CYCLE) % NEXT_CYCLES, NEXT_CYCLES)
+    return max(half_cosine(min(step, FALL), FALL), FLOOR)
 
 
 class Best:

@@ -12,10 +12,13 @@ from helpers.attack import OnStep, check_attack, check_grad, hinge
 from helpers.base import Base, count_nonzero
 from helpers.images import check_images, from_levels, to_grid
 from helpers.optimizer import PixelAdam, half_cosine
+from helpers.runtime import full_float32
 
 GREY = 128 / 255  # Adam starts here, so that a pattern can be saved as an image: itself + 128
 
 
+@full_float32()
+@torch.inference_mode(False)
 @torch.enable_grad()
 def universal(
     base: Base,
@@ -44,7 +47,7 @@ def universal(
     if not isinstance(batch, Integral) or batch < 1:
         raise ValueError(f"batch is {batch!r}; give a whole number of images per step, 1 or more")
     threshold = base.flat_below()
-    adam = PixelAdam(torch.full_like(images[:1], GREY), eps)
+    adam = PixelAdam(torch.full_like(images[:1], GREY), eps, momentum=momentum)
     generator, order = torch.Generator().manual_seed(seed), []
     try:
         for step in range(steps):
@@ -57,7 +60,7 @@ def universal(
             check_grad(grad, step)
             if on_step is not None:
                 on_step(step, pattern.detach(), count_nonzero(base.rest(z.detach())))
-            adam.step(grad, step_size * half_cosine(step, steps), momentum)
+            adam.step(grad, step_size * half_cosine(step, steps))
     except KeyboardInterrupt:
         pass
     return _pattern(adam)

@@ -56,7 +56,7 @@ def minimise_loss(
     images = check_attack(base, images, eps, "linf", steps, step_size=step_size, momentum=momentum)
     if not transforms:
         raise ValueError("transforms is empty; give at least one, for example identity")
-    adam = PixelAdam(images, eps)
+    adam = PixelAdam(images, eps, momentum=momentum)
     for step in range(steps):
         quantized = adam.quantized().requires_grad_()
         with torch.enable_grad():
@@ -66,7 +66,7 @@ def minimise_loss(
             raise ValueError(
                 f"the gradient of the loss is not finite at step {step}; look for roots and logarithms of 0"
             )
-        adam.step(grad, step_size * half_cosine(step, steps), momentum)
+        adam.step(grad, step_size * half_cosine(step, steps))
     return adam.quantized()
 
 
