@@ -6,12 +6,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers import base as base_module
 from helpers import networks
+from helpers.attack import zero_out
 from helpers.base import Base, Classifier
 from helpers.networks import average_over_positions, embed
 from helpers.splitting import HeadFromLayer, TruncatedModule
+from helpers.universal import universal
 
 SIZE = 8
 
@@ -51,3 +54,43 @@ def test_a_hidden_cpu_tensor_is_found(classifier: Classifier) -> None:
     classifier.base.mean = classifier.base.mean.cpu()
     with pytest.raises(RuntimeError, match="device"):
         classifier.base.features(torch.rand(1, 3, SIZE, SIZE, device="cuda"))
+
+
+class EverythingIsTrue(TorchDispatchMode):
+    """Lets code that asks for values run on torch's meta device, which has none: numbers are 1, conditions hold."""
+
+    def __torch_dispatch__(self, op: object, types: object, args: tuple = (), kwargs: dict | None = None) -> object:
+        if op is torch.ops.aten._local_scalar_dense.default:
+            return args[0].new_ones((), device="cpu").numpy().item()
+        if op in (torch.ops.aten.index.Tensor, torch.ops.aten.index_put_.default):
+            places = [i if i is None or i.dtype != torch.bool else i.long().cumsum(0) for i in args[1]]
+            args = (args[0], places, *args[2:])
+        return op(*args, **(kwargs or {}))
+
+
+@pytest.fixture
+def meta_base(monkeypatch: pytest.MonkeyPatch) -> Iterator[Base]:
+    """On the meta device, autograd runs, and a CPU tensor or a copy to the CPU raises."""
+    monkeypatch.setattr(Tensor, "tolist", lambda self: [0] * len(self))  # the one copy that is meant
+    with EverythingIsTrue():
+        base = Base(nn.Identity(), nn.ReLU(), mean=0.5, size=SIZE).to("meta")
+        base.threshold = 0.0
+        yield base
+
+
+ATTACKS = {
+    "linf": lambda base, x, **hooks: zero_out(base, x, steps=2, eps=1.0, **hooks).images,
+    "l2": lambda base, x, **hooks: zero_out(base, x, steps=2, eps=1.0, norm="l2", **hooks).images,
+    "random start": lambda base, x, **hooks: zero_out(base, x, steps=2, eps=1.0, random_start=True, **hooks).images,
+    "universal": lambda base, x, **hooks: universal(base, x, steps=2, batch=2, **hooks),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+def test_attacks_run_where_the_network_is(attack: Callable[..., Tensor], meta_base: Base) -> None:
+    images, seen = torch.empty(3, 3, SIZE, SIZE, device="meta"), []
+    assert attack(meta_base, images, on_step=lambda *args: seen.append(args)).device.type == "meta"
+    assert len(seen) >= 2 and all(x.device.type == n.device.type == "meta" for _, x, n in seen)
+    meta_base.std = torch.full((1, 3, 1, 1), 0.5)
+    with pytest.raises(RuntimeError, match="device"):
+        attack(meta_base, images)
