@@ -9,24 +9,24 @@ SIZE = 8
 
 
 def picture(*levels: float, size: int = SIZE) -> Tensor:
-    """Plain pictures (N, 3, size, size) of the given grey levels."""
+    """Plain images (N, 3, size, size) of the given grey levels."""
     return torch.tensor(levels).view(-1, 1, 1, 1).expand(-1, 3, size, size).div(255).contiguous()
 
 
 def ramp(size: int = SIZE) -> Tensor:
-    """A picture (1, 3, size, size) that holds many grey levels from 0 to 255."""
+    """An image (1, 3, size, size) that holds many grey levels from 0 to 255."""
     levels = torch.linspace(0, 255, size * size).round().view(1, 1, size, size)
     return levels.expand(-1, 3, -1, -1).div(255).contiguous()
 
 
 def noise(number: int = 1, seed: int = 0, size: int = SIZE) -> Tensor:
-    """Random pictures (number, 3, size, size) on the 8-bit grid."""
+    """Random images (number, 3, size, size) on the 8-bit grid."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (number, 3, size, size), generator=generator).float() / 255
 
 
 def red_reader(*rows: tuple[float, float], body: type[nn.Module] | None = None, pool: bool = False) -> Base:
-    """One output per pixel and row (slope, bias): relu(slope * red level + bias)."""
+    """One feature per pixel and row (slope, bias): relu(slope * red level + bias)."""
     conv = nn.Conv2d(3, len(rows), 1)
     with torch.no_grad():
         conv.weight.zero_()
@@ -37,17 +37,17 @@ def red_reader(*rows: tuple[float, float], body: type[nn.Module] | None = None, 
 
 
 def lowering(level: float = 90.5, **settings: object) -> Base:
-    """A pixel is silent when its red level is at most `level`: zero needs every one there."""
+    """A feature is inactive when its red level is at most `level`: zero needs every one there."""
     return red_reader((1.0, -level), **settings)
 
 
 def corridor(low: float, high: float) -> Base:
-    """Two outputs a pixel, silent when low <= red <= high; with low > high one always is awake."""
+    """Two features a pixel, inactive when low <= red <= high; with low > high one is always active."""
     return red_reader((1.0, -high), (-1.0, low))
 
 
 def wakeful() -> Base:
-    """The first output of a pixel can be silenced (red at most 90.5), the second never."""
+    """The first feature of a pixel can be made inactive (red at most 90.5), the second never."""
     return red_reader((1.0, -90.5), (0.0, 3.0))
 
 
