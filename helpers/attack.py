@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from numbers import Integral, Real
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from helpers.base import Base, check_base, count_nonzero
 from helpers.images import check_images, on_grid
@@ -28,8 +28,13 @@ STOP_FRACTION = 0.2  # share of the margin at which an image is done: more than 
 
 
 def hinge(z: Tensor, margin: float) -> Tensor:
-    """Hinge per unit, relu(z + margin): unlike the output it has a gradient for inactive units within the margin."""
-    return torch.relu(z + margin)
+    """Hinge per unit on relu(z + margin), with a rounded corner: quadratic up to 2 * margin, linear above.
+
+    Unlike the output it has a gradient for inactive units within the margin; the corner is rounded because at a sharp
+    one the last units go back and forth.
+    """
+    distance = torch.relu(z + margin)
+    return nn.functional.smooth_l1_loss(distance, torch.zeros_like(distance), beta=2 * margin, reduction="none")
 
 
 @dataclass
@@ -78,7 +83,7 @@ def zero_out(
     norm: str = "linf",
     steps: int = 150,
     step_size: float = 16 / 255,
-    momentum: float = 0.9,
+    momentum: float = 0.8,
     margin: float = 1.0,
     weight_growth: float = 1.0,
     loss: Loss = hinge,
@@ -97,7 +102,7 @@ def zero_out(
     norm (str): "linf" or "l2". (Default: "linf")
     steps (int): gradient steps at most. (Default: 150)
     step_size (float): of the first step, then falling, see `schedule`. (Default: 16/255)
-    momentum (float): Adam's first moment. (Default: 0.9)
+    momentum (float): Adam's first moment. (Default: 0.8)
     margin (float): how far below the threshold (0 for a ReLU) pre-activations are pushed. (Default: 1.0)
     weight_growth (float): a unit that was active in n steps has the loss weight (1 + weight_growth * n) ** 1.5; 0 gives
         all units the same weight. (Default: 1.0)

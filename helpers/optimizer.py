@@ -64,7 +64,7 @@ class PixelAdam:
 
     def keep(self, which: Tensor) -> None:
         """Drop all images but these; which: (N,) of bool."""
-        state = self.adam.state.pop(self.x)
+        state = self.adam.state.pop(self.x, {})
         for name in ("original", "x", "low", "high"):
             setattr(self, name, getattr(self, name)[which])
         self.adam.param_groups[0]["params"] = [self.x]
