@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from helpers.base import Base, check_base, count_nonzero
-from helpers.images import check_images, on_grid
+from helpers.images import check_images, on_grid, to_grid
 from helpers.optimizer import NORMS, PixelAdam, half_cosine
 from helpers.runtime import full_float32
 
 Loss = Callable[[Tensor, float], Tensor]
 OnStep = Callable[[int, Tensor, Tensor], None]
 FALL, FLOOR = 50, 1 / 16  # steps in which the step size falls, and the share of it that stays: see `schedule`
-POWER = 1.5  # of the growth of weights: linear growth frees a stubborn unit too late, quadratic growth wakes others
+POWER = 1.5  # of the growth of weights: at 1 the most stubborn units fall too late, at 2 others rise again
 STOP_FRACTION = 0.2  # share of the margin at which an image is done: more than other arithmetic moves
 
 
@@ -124,25 +124,28 @@ def zero_out(
         step_size=step_size, momentum=momentum, margin=margin, weight_growth=weight_growth,
     )  # fmt: skip
     check_search(base, loss, precision, batch)
-    threshold, best = base.threshold or 0.0, Best(base, images, STOP_FRACTION * margin, precision)
+    generator, threshold = torch.Generator().manual_seed(seed), base.threshold or 0.0
+    best = Best(base, images, STOP_FRACTION * margin, precision)
     try:
         for places in torch.arange(len(images), device=images.device).split(batch):
-            adam, active_steps = PixelAdam(images[places], eps, norm, momentum), 0
+            together, active_steps = places, 0
+            adam = PixelAdam(images[places], eps, norm, momentum)
             if random_start:
-                adam.random_start(seed)
+                adam.random_start(generator)
             for step in range(steps + 1):
                 quantized = adam.quantized().requires_grad_()
                 z = best.pre_activations(quantized)  # VGG-16: (N, 512, 14, 14)
                 going = best.update(places, quantized.detach(), z.detach())  # images that are not done: (N,) of bool
                 if on_step is not None:
-                    on_step(step, *best.now())
+                    on_step(step, *best.now(together))
                 if step == steps or not going.any():
                     break
                 # Without growing weights, a few stubborn units are outvoted by the many within the margin.
                 weight = (1 + weight_growth * active_steps) ** POWER
                 # The gradient at the quantised image moves the image itself (straight-through): the file counts.
-                (grad,) = torch.autograd.grad((weight * loss(z - threshold, margin)).sum(), quantized)
-                check_grad(grad, step)
+                grad = gradient((weight * loss(z - threshold, margin)).sum(), quantized, step)
+                if step == 0 and loss is not hinge and not grad.any():
+                    raise ValueError("the gradient of the loss is zero; it must grow with the pre-activations")
                 active_steps = active_steps + (z.detach() > threshold)
                 if not going.all():
                     adam.keep(going)
@@ -150,6 +153,12 @@ def zero_out(
                 adam.step(grad, step_size * schedule(step))
     except KeyboardInterrupt:
         best.interrupted = True  # what was reached so far is worth having
+    except RuntimeError as error:  # only CUDA has a class of its own for it
+        if not any(text in str(error) for text in ("out of memory", "not enough memory")):
+            raise
+        size = f"batches of {min(batch, len(images))} images of {images.shape[-1]} x {images.shape[-2]}"
+        remedy = f"do not fit into the memory of {images.device}; give a smaller batch="
+        raise torch.OutOfMemoryError(f"{size} {remedy}") from error
     return best.result()
 
 
@@ -177,15 +186,8 @@ class Best:
     def pre_activations(self, quantized: Tensor) -> Tensor:
         """Pre-activations in float32, computed in the precision of the search."""
         lower = self.precision != torch.float32
-        try:
-            with torch.autocast(quantized.device.type, self.precision) if lower else nullcontext():
-                return self.base.pre_activations(quantized).float()
-        except RuntimeError as error:  # only CUDA has a class of its own for it
-            if "memory" not in str(error):
-                raise
-            size = f"{len(quantized)} images of {quantized.shape[-1]} x {quantized.shape[-2]}"
-            remedy = f"do not fit into the memory of {quantized.device}; give a smaller batch="
-            raise torch.OutOfMemoryError(f"{size} {remedy}") from error
+        with torch.autocast(quantized.device.type, self.precision) if lower else nullcontext():
+            return self.base.pre_activations(quantized).float()
 
     def update(self, places: Tensor, quantized: Tensor, z: Tensor) -> Tensor:
         """Note the images at these places (n,) that are better than before; return which are not done: (n,) of bool."""
@@ -200,15 +202,16 @@ class Best:
         better |= done
         self.images[places[better]] = quantized[better]
         self.nonzero[places[better]], self.margin[places[better]] = nonzero[better], margin[better]
-        self.latest, self.counts = (places, quantized), [*self.counts, (places, nonzero)]
+        self.latest = places, quantized
+        self.counts.append((places, nonzero))
         return ~done
 
-    def now(self) -> tuple[Tensor, Tensor]:
-        """All images as they are now (those that are done as they ended) and their features left."""
+    def now(self, together: Tensor) -> tuple[Tensor, Tensor]:
+        """The images of a batch as they are now (those that are done as they ended) and their features left."""
         images, nonzero = self.images.clone(), self.nonzero.clone()
         places, quantized = self.latest
         images[places], nonzero[places] = quantized, self.counts[-1][1]
-        return images, nonzero
+        return images[together], nonzero[together]
 
     def result(self) -> Result:
         """The best images, judged once more in float32."""
@@ -245,7 +248,7 @@ def check_attack(base: Base, images: Tensor, eps: float, norm: str, steps: int, 
     if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 0:
         raise ValueError(f"steps is {steps!r}; give a whole number, 0 or more")
     check_budget(eps, norm, images[0].numel())
-    return images.detach().to(base.mean.device)
+    return to_grid(images.detach().to(base.mean.device))  # as this device divides by 255
 
 
 def check_budget(eps: float, norm: str, values: int) -> None:
@@ -274,9 +277,11 @@ def check_search(base: Base, loss: Loss, precision: torch.dtype, batch: int) -> 
         raise ValueError(f"batch is {batch!r}; give a whole number of images, 1 or more")
 
 
-def check_grad(grad: Tensor, step: int) -> None:
-    """Raise ValueError for a gradient (N, 3, H, W) that cannot lead anywhere."""
+def gradient(loss: Tensor, images: Tensor, step: int) -> Tensor:
+    """The gradient of a loss on images; step: for the message. Raise ValueError unless it exists and is finite."""
+    if not loss.requires_grad:
+        raise ValueError("the loss does not depend on the pre-activations, so it has no gradient")
+    (grad,) = torch.autograd.grad(loss, images)
     if not grad.isfinite().all():
         raise ValueError(f"the gradient of the loss is not finite at step {step}; look for roots and logarithms of 0")
-    if step == 0 and not grad.any():
-        raise ValueError("the gradient of the loss is zero everywhere; the loss must grow with the pre-activations")
+    return grad

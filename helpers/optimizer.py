@@ -34,9 +34,9 @@ class PixelAdam:
         self.low, self.high = (self.x - per_pixel).clamp_(min=0), (self.x + per_pixel).clamp_(max=1)
         self.adam = torch.optim.Adam([self.x], betas=(momentum, BETA2), eps=1e-12)
 
-    def random_start(self, seed: int) -> None:
-        """Move to a uniformly random place in the budget, the same on every device."""
-        share = torch.rand(self.x.shape, generator=torch.Generator().manual_seed(seed)).to(self.x)
+    def random_start(self, generator: torch.Generator) -> None:
+        """Move to a uniformly random place in the budget; generator: of the CPU, so that every device gets the same."""
+        share = torch.rand(self.x.shape, generator=generator).to(self.x)
         self.x.copy_(self.low + (self.high - self.low) * share)
         self.project()
 

@@ -139,13 +139,3 @@ def machine(device: torch.device | None = None) -> dict[str, object]:
 def environment() -> str:
     """One line on the machine and versions, for cells whose output is not compared."""
     return ", ".join(f"{name} {value}" for name, value in machine().items())
-
-
-def native_bfloat16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and getattr(torch.cpu, "_is_avx512_bf16_supported", bool)()
-
-
-def use_bfloat16(device: torch.device, choice: bool | None) -> bool:
-    return native_bfloat16(device) if choice is None else choice

@@ -8,7 +8,7 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from helpers.attack import OnStep, check_attack, check_grad, hinge
+from helpers.attack import OnStep, check_attack, gradient, hinge
 from helpers.base import Base, count_nonzero
 from helpers.images import check_images, from_levels, to_grid
 from helpers.optimizer import PixelAdam, half_cosine
@@ -56,8 +56,7 @@ def universal(
             seen, order = images[order[:batch]], order[batch:]
             pattern = _pattern(adam).requires_grad_()
             z = base.pre_activations((seen + pattern).clamp(0, 1))
-            (grad,) = torch.autograd.grad(hinge(z - threshold, margin).sum(), pattern)
-            check_grad(grad, step)
+            grad = gradient(hinge(z - threshold, margin).sum(), pattern, step)
             if on_step is not None:
                 on_step(step, pattern.detach(), count_nonzero(base.rest(z.detach())))
             adam.step(grad, step_size * half_cosine(step, steps))

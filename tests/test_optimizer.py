@@ -2,44 +2,9 @@
 
 import pytest
 import torch
-from nets import levels, noise, picture, random_net
-from torch import Tensor
+from nets import levels, noise, picture
 
-from helpers.attack import POWER, STOP_FRACTION, schedule, zero_out
-from helpers.base import Base
-from helpers.images import to_grid
-from helpers.optimizer import BETA2, PixelAdam, half_cosine
-
-SIZE, MARGIN = 16 / 255, 1.0
-
-
-def plain_loop(base: Base, image: Tensor, eps: float, steps: int) -> tuple[Tensor, list[int]]:
-    """The attack on one image as one would first write it: the last image, and the features left at each step."""
-    x = image.clone(memory_format=torch.channels_last)
-    low, high = (x - eps).clamp(min=0), (x + eps).clamp(max=1)
-    adam = torch.optim.Adam([x], betas=(0.9, BETA2), eps=1e-12)
-    active_steps, counts = 0, []
-    for step in range(steps + 1):
-        quantized = to_grid(x).requires_grad_()
-        z = base.pre_activations(quantized)
-        counts.append(int(base.rest(z).count_nonzero()))
-        if step == steps or z.max() <= -STOP_FRACTION * MARGIN:
-            return quantized.detach(), counts
-        loss = (1 + active_steps) ** POWER * torch.relu(z + MARGIN)
-        (x.grad,) = torch.autograd.grad(loss.sum(), quantized)
-        adam.param_groups[0]["lr"] = SIZE * schedule(step)
-        adam.step()
-        x.clamp_(low, high)
-        active_steps = active_steps + (z.detach() > 0)
-
-
-@pytest.mark.parametrize("seed, eps", [(0, 8), (1, 30), (3, 60)])
-def test_zero_out_is_the_plain_loop_step_by_step(seed: int, eps: int) -> None:
-    base, image = random_net(seed), noise(seed=seed)
-    last, counts = plain_loop(base, image, eps / 255, 60)
-    seen: list[Tensor] = []
-    result = zero_out(base, image, eps=eps / 255, steps=60, on_step=lambda step, images, _: seen.append(images))
-    assert result.history == [counts] and torch.equal(seen[-1], last)
+from helpers.optimizer import PixelAdam, half_cosine
 
 
 def test_a_budget_is_rounded_down_to_whole_levels_and_a_whole_one_kept() -> None:

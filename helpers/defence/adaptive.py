@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from helpers.attack import check_attack
+from helpers.attack import check_attack, gradient
 from helpers.base import Base
 from helpers.defence.filters import Transform, blur, jpeg, smaller
 from helpers.defence.readouts import ENDS, channel_means
@@ -61,11 +61,7 @@ def minimise_loss(
         quantized = adam.quantized().requires_grad_()
         with torch.enable_grad():
             value = loss(transforms[step % len(transforms)](quantized))
-            grad = torch.autograd.grad(value.sum(), quantized)[0]
-        if not grad.isfinite().all():
-            raise ValueError(
-                f"the gradient of the loss is not finite at step {step}; look for roots and logarithms of 0"
-            )
+            grad = gradient(value.sum(), quantized, step)
         adam.step(grad, step_size * half_cosine(step, steps))
     return adam.quantized()
 
