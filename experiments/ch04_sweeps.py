@@ -16,7 +16,7 @@ from helpers.sweeps import LOSSES, bisect, grid, sweep
 
 FOLDER = DATA / "sweeps"
 NAMES = ("albatross", "cat", "coffee")
-MORE = ("ladybird", "rocket", "astronaut")
+SHORT = 40  # steps
 LITE0 = {"margin": 0.3, "steps": 60}  # its pre-activations are smaller than VGG-16's
 
 
@@ -35,17 +35,23 @@ def lite0_sweeps(network: dict[str, Classifier], path: Path) -> None:
         sweep(network, pictures, grid(**{**LITE0, **axes}), path=path)
 
     three, two = images(), images(NAMES[:2])
-    run(three, eps=levels(1, 2, 4, 6, 8, 16))
-    run(three, loss=list(LOSSES), weight_growth=0.0)
-    run(three, weight_growth=[0.1, 10.0])
-    run(three, momentum=[0.0, 0.5])
-    run(three, margin=[0.0, 0.1, 1.0])
-    run(three, random_start=True, seed=[0, 1])
-    run(two, steps=[15, 30, 60, 120], step_size=levels(4, 16, 32))
+    run(three, eps=levels(16, 8, 4, 2, 1))
+    losses(network, two, path, margin=LITE0["margin"])
+    run(two, weight_growth=[0.1, 10.0])
+    run(two, momentum=[0.0, 0.5])
+    run(two, margin=[0.0, 1.0])
+    run(two, random_start=True)
+    run(two, steps=[15, 30, 60], step_size=levels(4, 16, 32))
     for size in (112, 160):
-        run(images(size=size))
-    for name, image in images(NAMES + MORE).items():  # the smallest budget; every attempt is a row
+        run(images(NAMES[:2], size))
+    for name, image in images((*NAMES, "ladybird")).items():  # the smallest budget; every attempt is a row
         bisect(partial(left_at, network, {name: image}, path))
+
+
+def losses(network: dict[str, Base | Classifier], pictures: dict[str, Tensor], path: Path, **settings: float) -> None:
+    """The losses with equal weights, and the hinge with growing ones, for a short time."""
+    alone = grid(loss=list(LOSSES), weight_growth=0.0, steps=SHORT, **settings)
+    sweep(network, pictures, grid(steps=SHORT, **settings) + alone, path=path)
 
 
 def left_at(network: dict[str, Classifier], image: dict[str, Tensor], path: Path, eps: int) -> int:
@@ -56,10 +62,10 @@ def left_at(network: dict[str, Classifier], image: dict[str, Tensor], path: Path
 def vgg16_sweeps(network: dict[str, Base], path: Path) -> None:
     """VGG-16: the central ones, about 1,200 steps of half a second."""
     sweep(network, images(), grid(eps=levels(16, 8, 4), steps=60), path=path)
-    two, short = images(NAMES[:2]), {"steps": 40}
-    sweep(network, two, grid(**short) + grid(loss=list(LOSSES), weight_growth=0.0, **short), path=path)
-    sweep({"vgg16 pool4": vgg16("pool4")}, two, grid(**short), path=path)
-    sweep(network, images(NAMES[:2], size=160), grid(**short), path=path)
+    two = images(NAMES[:2])
+    losses(network, two, path)
+    sweep({"vgg16 pool4": vgg16("pool4")}, two, grid(steps=SHORT), path=path)
+    sweep(network, images(NAMES[:2], 160), grid(steps=SHORT), path=path)
 
 
 def main(options: Sequence[str] = ()) -> None:
