@@ -134,7 +134,7 @@ def resist_row(cell: Row, steps: int = RESIST_STEPS) -> list[Row]:
     strongest = channel, row, column = tuple(int(i) for i in torch.unravel_index(after.argmax(), after.shape))
     only = torch.zeros_like(after)
     only[strongest] = 1
-    alone = units(last_image(image, eps, ALONE_STEPS, only))
+    alone = units(last_image(image, eps, ALONE_STEPS, only)) if clean[strongest] > 0 else clean
     return [
         {
             "label": labels[cell["photo"]],
