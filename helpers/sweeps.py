@@ -1,7 +1,4 @@
-"""Many attacks, one table: settings x networks x images, kept row by row in a CSV file.
-
-An interrupted sweep resumes where it stopped, since rows that the file holds are not computed again.
-"""
+"""Many attacks, one table: settings x networks x images, resumed where it stopped from the rows of a CSV file."""
 
 import hashlib
 import inspect
