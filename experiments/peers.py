@@ -19,8 +19,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from experiments.bench import pictures
-from experiments.common import OUT, TABLES, vgg16
+from experiments.common import OUT, TABLES, photos, vgg16
 from experiments.tables import Row, completed, fill
 from helpers.attack import zero_out
 from helpers.base import Base, count_nonzero
@@ -180,12 +179,13 @@ def main(options: Sequence[str] = ()) -> None:
     parser.add_argument("--photos", type=int, default=10, choices=range(1, 11), help="of ten photos of the test split")
     parser.add_argument("--steps", type=int, default=300, help="gradient steps of each recipe")
     given = parser.parse_args(options)
-    ten = list(pictures(10).items())[-10:]
-    photos = dict(ten[i * 10 // given.photos] for i in range(given.photos))
-    cells = [{"recipe": recipe, "photo": name} for name in photos for recipe in given.recipes]
+    images, labels = photos("test")
+    places = [round(i * len(images) / 10) for i in range(10)][:: 10 // given.photos][: given.photos]
+    chosen = {f"{labels[i]}-{i}": images[i : i + 1] for i in places}
+    cells = [{"recipe": recipe, "photo": name} for name in chosen for recipe in given.recipes]
 
     def make(cell: Row) -> list[Row]:
-        row, trace = measure(vgg16(), photos[cell["photo"]], cell, given.steps)
+        row, trace = measure(vgg16(), chosen[cell["photo"]], cell, given.steps)
         fill(TABLES / "peers_steps.csv", [cell], lambda _: trace)
         return [row]
 
