@@ -1,24 +1,24 @@
-"""The writer of stored tables, and the tables of notebook 07: complete, and shown in the README."""
+"""The writer of stored tables, and the tables of notebook 07: complete, and shown on the pages."""
 
 import json
-import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import results
 import torch
 from nets import lowering, picture
 from torch import nn
 
 from experiments import bench
 from experiments.__main__ import experiments, main
-from experiments.bench import STEPS, summary
+from experiments.bench import STEPS
 from experiments.common import attacked
 from experiments.tables import completed, fill
 from helpers.attack import Result
 from helpers.base import Classifier
 from helpers.images import DATA
-from helpers.tables import read_rows
+from helpers.tables import read_record, read_rows
 
 FOLDER = DATA / "bench"
 
@@ -86,11 +86,6 @@ def strength() -> pd.DataFrame:
     return pd.read_csv(FOLDER / "strength.csv")
 
 
-@pytest.fixture(scope="module")
-def readme() -> str:
-    return (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
-
-
 def test_every_attack_of_the_table_kept_its_rules(strength: pd.DataFrame) -> None:
     assert not strength.duplicated(["eps", "at most", "picture"]).any()
     assert (strength.steps <= strength["at most"]).all()
@@ -99,15 +94,22 @@ def test_every_attack_of_the_table_kept_its_rules(strength: pd.DataFrame) -> Non
     assert (strength[strength.left == 0]["norm ratio"] == 0).all()
 
 
-def test_the_readme_shows_the_table(strength: pd.DataFrame, readme: str) -> None:
-    shown = [[cell.strip() for cell in line.strip("| ").split("|")] for line in readme.splitlines()]
-    table = summary(strength).astype(str)
-    assert list(table) in shown
-    assert [row for row in shown if re.fullmatch(r"\d+/255", row[0])] == table.to_numpy().tolist()
+def test_the_pages_show_the_tables() -> None:
+    readme = (FOLDER.parents[1] / "README.md").read_text(encoding="utf-8")
+    assert "<!-- results -->" in readme and results.readme(readme) == readme
+    assert (FOLDER.parents[1] / "docs" / "results.md").read_text(encoding="utf-8") == results.page()
 
 
-def test_every_recipe_ran_on_every_photo_that_is_compared() -> None:
-    peers, steps = pd.read_csv(FOLDER / "peers.csv"), pd.read_csv(FOLDER / "peers_steps.csv")
-    assert not peers.duplicated(["recipe", "photo"]).any()
-    assert peers.recipe.nunique() == 7 and peers.linf.max() <= 8
-    assert len(steps.groupby(["recipe", "photo"])) == len(peers)
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.csv")), ids=lambda path: path.stem)
+def test_a_stored_table_says_what_made_each_row(path: Path) -> None:
+    made = read_record(path)
+    assert sum(entry["rows"] for entry in made) == len(read_rows(path))
+    assert {entry["precision"] for entry in made} in ({"float32"}, {"bfloat16"})
+
+
+@pytest.mark.parametrize("name", ["peers", "peers_bfloat16"])
+def test_each_recipe_kept_the_budget_and_its_steps_are_stored(name: str) -> None:
+    rows = pd.read_csv(FOLDER / f"{name}.csv")
+    steps = pd.read_csv(FOLDER / f"{name.replace('peers', 'peers_steps')}.csv")
+    assert not rows.duplicated(["recipe", "photo"]).any() and rows.linf.max() <= 8
+    assert len(steps.groupby(["recipe", "photo"])) == len(rows)

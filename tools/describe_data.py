@@ -22,7 +22,7 @@ SOURCES = {
     "python -m experiments ch06_hardening; GPL-2, as the photos",
     "images/albatross.png": "the bird: a rendered waved albatross by DanSoft, GPL-3+, Debian package qabcs-data 1.0.2; "
     "sea and sky made by tools/make_images.py",
-    "hero.png": "the comparison picture that notebook 02 writes, made by tools/make_hero.py; the albatross as in "
+    "hero.png": "the comparison that notebook 02 writes, made by tools/make_hero.py; the albatross as in "
     "images/albatross.png, GPL-3+",
     "loop.gif": "the attack on the albatross step by step, made by tools/make_loop.py; the albatross as in "
     "images/albatross.png, GPL-3+",
@@ -45,9 +45,8 @@ SOURCES = {
     "readouts/": "what VGG-16 gives for photos of photos/ and defences/, as means over positions in half precision, by "
     "python -m experiments readouts; MIT, as the code",
     "bench/": "how far the attack carries, one row a case (and the patterns of universal.csv, each + 128 as a PNG), "
-    "computed on photos of photos/ by python -m experiments; peers*.csv: beside other recipes, strength*.csv: "
-    "on all photos; MIT, as the code",
-    "sweeps/": "results of the attack on pictures of images/, computed by python -m experiments; MIT, as the code",
+    "computed on photos of photos/ by python -m experiments; NAME.json says what made NAME.csv; MIT, as the code",
+    "sweeps/": "results of the attack on images/, computed by python -m experiments; MIT, as the code",
 }
 TOP = """# Data
 
@@ -57,7 +56,7 @@ licence; data files keep their own. This page is written by `tools/describe_data
 | folder | what | made by |
 |---|---|---|
 | weights/ | two networks and a tuning, safetensors | `tools/make_weights.py`, `python -m experiments` |
-| images/ | single pictures, 224 x 224, PNG | `tools/make_images.py` |
+| images/ | single images, 224 x 224, PNG | `tools/make_images.py` |
 | defences/ | attacked photos of notebooks 05 and 06, as WebP | `python -m experiments` |
 | readouts/ | channel means of VGG-16 for these photos, half precision | `python -m experiments readouts` |
 | sweeps/ | results of many attacks, one row each, with the versions that made them | `python -m experiments` |

@@ -1,0 +1,133 @@
+"""Write docs/results.md, and the README's table of results, from data/bench/.
+
+python -m tools.results           # write
+python -m tools.results --check   # exit 1 when one is not up to date
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+
+from helpers.tables import read_record
+
+ROOT = Path(__file__).resolve().parents[1]
+BENCH = ROOT / "data" / "bench"
+TOP = """# Results
+
+All stored tables behind notebook 07 and the README, from `data/bench/`. This page is written by
+`python -m tools.results`. Each table says what made it. Where the precision is bfloat16, it is that of the search, in
+version 1 of these notebooks; verdicts are always float32. Budgets (`eps`) are in 1/255, with l2 in units of [0, 1].
+"""
+
+
+def peers(rows: pd.DataFrame) -> pd.DataFrame:
+    """Per recipe: photos, how many are zeroed, and features left."""
+    left = rows.groupby("recipe", sort=False).left
+    table = left.agg(["size", "min", "median", "max"]).rename(columns={"size": "photos"})
+    table.insert(1, "exactly zero", left.agg(lambda left: (left == 0).sum()))
+    return table.sort_values("median").reset_index()
+
+
+def robust(rows: pd.DataFrame) -> pd.DataFrame:
+    """Per condition: photos that were zero in float32, how many stay zero, and features left."""
+    zero = rows[(rows.condition == "float32") & (rows.left == 0)].photo
+    groups = rows[rows.photo.isin(zero)].groupby("condition", sort=False)
+    left, table = groups.left, groups.left.agg(["size", "median", "max"]).rename(columns={"size": "photos"})
+    table.insert(1, "still zero", left.agg(lambda left: (left == 0).sum()))
+    table["largest gap"], table["least margin"] = groups.difference.max(), groups.margin.min()
+    return table.reset_index()
+
+
+def transfer(rows: pd.DataFrame) -> pd.DataFrame:
+    """Per pair of networks and kind of image: means of ten photos, and answers that stay."""
+    groups = rows.groupby(["made on", "given to", "image"], sort=False)
+    table = groups[["active share", "norm to clean"]].mean()
+    table["same answer, of 10"] = groups["answer stays"].sum(min_count=1)
+    return table.reset_index()
+
+
+def as_it_is(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows
+
+
+SECTIONS: dict[str, tuple[str, Callable[[pd.DataFrame], pd.DataFrame]]] = {
+    "strength": ("The attack on each image", as_it_is),
+    "l2": ("A budget on each pixel and on the whole change", as_it_is),
+    "peers": ("Beside other recipes, 8/255", peers),
+    "peers_bfloat16": ("Beside other recipes, 8/255, version 1", peers),
+    "resist": ("What is left at small budgets", as_it_is),
+    "universal": ("One pattern for all images", as_it_is),
+    "robust": ("Zeroed files in other arithmetic and after small damage", robust),
+    "transfer": ("Zeroed images given to another network", transfer),
+    "networks": ("Other endings, random weights", as_it_is),
+}
+
+
+def cell(value: object) -> str:
+    """A value as the page shows it: whole numbers as such, others with four digits."""
+    if isinstance(value, float):
+        return "" if pd.isna(value) else f"{value:.0f}" if value.is_integer() else f"{value:.4g}"
+    return "" if pd.isna(value) else str(value)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    rows = [list(table), ["---"] * len(table.columns), *([cell(v) for v in row] for row in table.astype(object).values)]
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def made(name: str) -> str:
+    """What made the rows of a table, in one line per machine."""
+    entries = [{**entry} for entry in read_record(BENCH / f"{name}.csv")]
+    return "\n".join("- " + ", ".join(f"{key} {value}" for key, value in entry.items()) for entry in entries)
+
+
+def page() -> str:
+    """The text of docs/results.md."""
+    parts = [TOP]
+    for name, (title, view) in SECTIONS.items():
+        if (BENCH / f"{name}.csv").exists():
+            table = view(pd.read_csv(BENCH / f"{name}.csv"))
+            parts.append(f"## {title}\n\n`{name}.csv`, made by:\n\n{made(name)}\n\n{markdown(table)}\n")
+    return "\n".join(parts)
+
+
+def facts() -> str:
+    """The README's table: five facts on the attack at 8/255."""
+    rows = pd.read_csv(BENCH / "strength.csv")
+    rows = rows[rows.eps == 8]
+    zero, rest = rows[rows.left == 0], rows[rows.left > 0]
+    found = {
+        "exactly zero in the saved file": f"{len(zero)} of {len(rows)}",
+        "of these within 150 steps": f"{(zero.steps <= 150).sum()}",
+        "steps, median of the zeroed": f"{zero.steps.median():.0f}",
+        "features left in the others, of 25,088": f"{rest.left.min()} to {rest.left.max()}" if len(rest) else "-",
+        "largest change of a six-class answer left in the others": f"{rest['total variation'].max():.1g}"
+        if len(rest)
+        else "-",
+    }
+    lines = [f"| {len(rows)} images, 8/255, at most {rows['at most'].max()} steps | |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in found.items())])
+
+
+def readme(text: str) -> str:
+    """The README with its table of results."""
+    return re.sub(r"(<!-- results -->\n).*?(<!-- end -->)", lambda m: f"{m[1]}{facts()}\n{m[2]}", text, flags=re.S)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 on drift")
+    check, front = parser.parse_args().check, ROOT / "README.md"
+    wanted = {ROOT / "docs" / "results.md": page(), front: readme(front.read_text(encoding="utf-8"))}
+    drifted = [p for p, text in wanted.items() if not p.exists() or p.read_text(encoding="utf-8") != text]
+    for path in [] if check else drifted:
+        path.write_text(wanted[path], encoding="utf-8", newline="\n")
+    return int(check and bool(drifted))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
