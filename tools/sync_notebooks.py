@@ -52,7 +52,7 @@ NOTEBOOKS = [
     Notebook(
         "03_activations",
         "Activations: watching a network go blind",
-        "Where along the depth, and on which step, is the picture lost?",
+        "Where along the depth, and on which step, is the image lost?",
         2,
     ),
     Notebook("04_sweeps", "Sweeps: how much is needed?", "Which budget, how many steps, which loss?", 2),
