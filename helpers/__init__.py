@@ -13,7 +13,7 @@ Every chapter:
     charts          figures of numbers
 02 albatross:
     attack          zero_out, the loop and its result
-    walk            steps of Adam within a budget
+    optimizer       steps of Adam within a budget
     certificate     certify, the verdict about a PNG file
 03 activations:
     activations     what each layer does
@@ -22,6 +22,8 @@ Every chapter:
     sweeps          many attacks, one table
     losses          losses to compare with the hinge
     tables          tables of results as files
+07 limits:
+    universal       one pattern for many images
 05 defence, 06 bypass:
     defence         filters, detectors, hardened bases, adaptive attacks
 """
