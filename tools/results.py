@@ -102,7 +102,6 @@ def facts() -> str:
     zero, rest = rows[rows.left == 0], rows[rows.left > 0]
     found = {
         "exactly zero in the saved file": f"{len(zero)} of {len(rows)}",
-        "of these within 150 steps": f"{(zero.steps <= 150).sum()}",
         "steps, median of the zeroed": f"{zero.steps.median():.0f}",
         "features left in the others, of 25,088": f"{rest.left.min()} to {rest.left.max()}" if len(rest) else "-",
         "largest change of a six-class answer left in the others": f"{rest['total variation'].max():.1g}"
