@@ -110,7 +110,8 @@ def contrast(change: Tensor) -> Tensor:
 
 def canvas(width: float, height: float) -> Figure:
     """An empty figure of a size in pixels, to be filled by `panel`."""
-    return plt.figure(figsize=(round(width) / DPI, round(height) / DPI), layout="none")
+    with plt.rc_context({"figure.constrained_layout.use": False}):
+        return plt.figure(figsize=(round(width) / DPI, round(height) / DPI))
 
 
 def panel(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
