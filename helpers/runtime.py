@@ -112,7 +112,7 @@ def text_checker(as_printed: bool = True) -> Callable[..., None]:
     """
     told: set[str] = set()
 
-    def check(claim: object, what: str = "something else", value: object = "other numbers") -> None:
+    def check(claim: object, what: str, value: object) -> None:
         line = f"The text says: {what}. This run gives: {value}."
         if not claim and as_printed and _is_tested():
             raise AssertionError(line)
@@ -121,9 +121,6 @@ def text_checker(as_printed: bool = True) -> Callable[..., None]:
             print(line)
 
     return check
-
-
-claims = text_checker
 
 
 def machine(device: torch.device | None = None) -> dict[str, object]:
