@@ -16,10 +16,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from experiments.common import attacked
+from experiments.common import attacked, photos
 from experiments.readouts import test_split
 from helpers.base import Base
-from helpers.images import DATA, load_folder, load_image, load_photos, to_bytes, write_file
+from helpers.images import DATA, load_folder, load_image, to_bytes, write_file
 from helpers.networks import vgg16_base
 from helpers.runtime import pick_device
 
@@ -51,9 +51,8 @@ def attack_photos(folder: Path, images: Tensor, attack: Callable[[int, Tensor], 
 
 def main(options: Sequence[str] = ()) -> None:
     base = vgg16_base().to(pick_device())
-    calibration, photos = test_split()
-
-    attack_photos(FOLDER / "zero", photos, partial(zero, base, range(1, 84, 2)))
+    calibration, test = test_split()
+    attack_photos(FOLDER / "zero", test, partial(zero, base, range(1, 84, 2)))
     attack_photos(FOLDER / "zero_calibration", calibration[::4], partial(zero, base, range(0, 84, 8)))
 
 
@@ -63,4 +62,4 @@ def zero(base: Base, places: Sequence[int], number: int, image: Tensor) -> Tenso
     places: in the test split. number: of the image among them.
     """
     place = places[number]
-    return attacked(base, f"{load_photos('test')[1][place]}-{place}", image, eps=8, steps=150)[0]
+    return attacked(base, f"{photos('test')[1][place]}-{place}", image, eps=8, steps=150)[0]

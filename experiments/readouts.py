@@ -39,12 +39,12 @@ def test_split() -> tuple[Tensor, Tensor]:
     return photos[::2], photos[1::2]
 
 
-def attacked(folder: str) -> Tensor:
+def stored_images(folder: str) -> Tensor:
     return load_folder(DATA / "defences" / folder)
 
 
 def jpeg_copies(folder: str) -> Tensor:
-    return torch.cat([jpeg(attacked(folder)[SHOWN : SHOWN + 1], quality) for quality in QUALITIES])
+    return torch.cat([jpeg(stored_images(folder)[SHOWN : SHOWN + 1], quality) for quality in QUALITIES])
 
 
 def noisy() -> Tensor:
@@ -61,10 +61,10 @@ SETS: dict[str, tuple[Callable[[], Base], Callable[[], Tensor], Sequence[str]]] 
     "clean": (vgg16_base, lambda: test_split()[1], tuple(FILTERS)),
     "noise": (vgg16_base, noisy, ()),
     "donor": (vgg16_base, lambda: load_image(DATA / "images" / "albatross.png"), tuple(FILTERS)),
-    "zeroed": (vgg16_base, partial(attacked, "zero"), tuple(FILTERS)),
-    "zeroed_calibration": (vgg16_base, partial(attacked, "zero_calibration"), tuple(FILTERS)),
+    "zeroed": (vgg16_base, partial(stored_images, "zero"), tuple(FILTERS)),
+    "zeroed_calibration": (vgg16_base, partial(stored_images, "zero_calibration"), tuple(FILTERS)),
     "zeroed_jpeg": (vgg16_base, partial(jpeg_copies, "zero"), ()),
-    "matched": (vgg16_base, partial(attacked, "matched"), tuple(FILTERS)),
+    "matched": (vgg16_base, partial(stored_images, "matched"), tuple(FILTERS)),
     "matched_jpeg": (vgg16_base, partial(jpeg_copies, "matched"), ()),
     "hardened_calibration": (vgg16_hardened, lambda: test_split()[0][::2], ()),
     "hardened_clean": (vgg16_hardened, lambda: test_split()[1][::3], ()),

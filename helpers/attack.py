@@ -10,13 +10,13 @@ import math
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from numbers import Integral, Real
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
 
 from helpers.base import Base, check_base, count_nonzero
-from helpers.images import check_images, on_grid, to_grid
+from helpers.images import check_images, is_whole, on_grid, to_grid
 from helpers.optimizer import NORMS, PixelAdam, half_cosine
 from helpers.runtime import full_float32
 
@@ -207,11 +207,14 @@ class Best:
         return ~done
 
     def now(self, together: Tensor) -> tuple[Tensor, Tensor]:
-        """The images of a batch as they are now (those that are done as they ended) and their features left."""
-        images, nonzero = self.images.clone(), self.nonzero.clone()
+        """The images of a batch as they are now (those that are done as they ended) and their features left.
+
+        together: places of the batch, one after the other.
+        """
+        images, nonzero = self.images[together], self.nonzero[together]  # copies
         places, quantized = self.latest
-        images[places], nonzero[places] = quantized, self.counts[-1][1]
-        return images[together], nonzero[together]
+        images[places - together[0]], nonzero[places - together[0]] = quantized, self.counts[-1][1]
+        return images, nonzero
 
     def result(self) -> Result:
         """The best images, judged once more in float32."""
@@ -245,7 +248,7 @@ def check_attack(base: Base, images: Tensor, eps: float, norm: str, steps: int, 
         raise ValueError(f"momentum is {numbers['momentum']}; give a number below 1")
     if numbers.get("step_size", 0) > 1000:  # in time beyond float32
         raise ValueError(f"step_size is {numbers['step_size']}; a step of 1 already crosses the range of a pixel")
-    if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 0:
+    if not is_whole(steps) or steps < 0:
         raise ValueError(f"steps is {steps!r}; give a whole number, 0 or more")
     check_budget(eps, norm, images[0].numel())
     return to_grid(images.detach().to(base.mean.device))  # as this device divides by 255
@@ -273,7 +276,7 @@ def check_search(base: Base, loss: Loss, precision: torch.dtype, batch: int) -> 
         )
     if precision not in (torch.float32, torch.float16, torch.bfloat16):
         raise ValueError(f"precision is {precision}; give torch.float32, torch.float16 or torch.bfloat16")
-    if isinstance(batch, bool) or not isinstance(batch, Integral) or batch < 1:
+    if not is_whole(batch) or batch < 1:
         raise ValueError(f"batch is {batch!r}; give a whole number of images, 1 or more")
 
 

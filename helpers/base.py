@@ -5,14 +5,13 @@ Networks take images in [0, 1]; the normalisation is inside, so a budget of 8/25
 
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
-from numbers import Integral
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from helpers.images import check_images
+from helpers.images import check_images, is_whole
 from helpers.runtime import full_float32
 
 # Activations with a flat part: pre-activations at or below the number give outputs of exactly zero.
@@ -191,7 +190,7 @@ def check_network(model: nn.Module, name: str) -> None:
 
 def check_size(name: str, size: object) -> None:
     """Raise ValueError unless the argument of that name is a side in pixels."""
-    if not isinstance(size, Integral) or size < 1:
+    if not is_whole(size) or size < 1:
         raise ValueError(f"{name} is {size!r}; give one whole number of pixels, images here are square")
 
 

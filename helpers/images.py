@@ -10,7 +10,7 @@ import os
 import tempfile
 import warnings
 from dataclasses import dataclass
-from numbers import Integral, Real
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -91,12 +91,6 @@ def out_folder() -> Path:
 def is_whole(value: object) -> bool:
     """Whether a setting is a whole number, Python's or NumPy's; bool and float are rejected."""
     return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def check_number(name: str, value: object) -> None:
-    """Raise ValueError unless a setting is one number."""
-    if not isinstance(value, Real):
-        raise ValueError(f"{name} is {value!r}; give one number, without quotes or brackets")
 
 
 def check_images(images: Tensor, what: str = "images") -> None:

@@ -117,10 +117,13 @@ def sweep(
     largest = max(images.values(), key=Tensor.numel, default=torch.zeros(1, 3, 1, 1))
     cells = [check_cell(cell, largest) for cell in cells]
     rows = {_key(row): row for row in _stored(path)} if path else {}
+    weights = {network: _base(_made(source)).sha256[:12] for network, source in networks.items()}
+    pixels = {name: hashlib.sha256(to_bytes(image).tobytes()).hexdigest()[:12] for name, image in images.items()}
     jobs = {}
     for (network, source), cell, (name, image) in itertools.product(networks.items(), cells, images.items()):
-        job = Job(source, image, cell, _about(network, source, name, image, cell))
-        jobs[_key(job.about)] = job
+        values = [network, weights[network], name, image.shape[-1], pixels[name], *cell.values()]
+        about = dict(zip(KEY, map(text, values), strict=True))
+        jobs[_key(about)] = Job(source, image, cell, about)
     missing = [job for key, job in jobs.items() if key not in rows or rows[key]["error"]]
     for row in progress(_finished(missing, executor), "sweep", len(missing)):
         rows[_key(row)] = row
@@ -135,12 +138,6 @@ def _check_image(name: str, image: Tensor) -> None:
         raise ValueError(f"{name} holds {len(image)} images; give one under each name")
     if not on_grid(image):
         raise ValueError(f"{name} is not on the 8-bit grid; round it with to_grid, as a PNG file would")
-
-
-def _about(network: str, source: Source, picture: str, image: Tensor, settings: Settings) -> Row:
-    pixels = hashlib.sha256(to_bytes(image).tobytes()).hexdigest()[:12]
-    values = [network, _base(_made(source)).sha256[:12], picture, image.shape[-1], pixels, *settings.values()]
-    return dict(zip(KEY, map(text, values), strict=True))
 
 
 def _key(row: Row) -> tuple[str, ...]:

@@ -3,14 +3,12 @@
 Universal perturbations: Moosavi-Dezfooli et al. 2017; without labels, from activations alone: Mopuri et al. 2017.
 """
 
-from numbers import Integral
-
 import torch
 from torch import Tensor
 
 from helpers.attack import OnStep, check_attack, gradient, hinge
 from helpers.base import Base, count_nonzero
-from helpers.images import check_images, from_levels, to_grid
+from helpers.images import check_images, from_levels, is_whole, to_grid
 from helpers.optimizer import PixelAdam, half_cosine
 from helpers.runtime import full_float32
 
@@ -44,7 +42,7 @@ def universal(
     KeyboardInterrupt ends with the pattern so far. Raises ValueError or TypeError for bad input before any work.
     """
     images = check_attack(base, images, eps, "linf", steps, step_size=step_size, momentum=momentum, margin=margin)
-    if not isinstance(batch, Integral) or batch < 1:
+    if not is_whole(batch) or batch < 1:
         raise ValueError(f"batch is {batch!r}; give a whole number of images per step, 1 or more")
     threshold = base.flat_below()
     adam = PixelAdam(torch.full_like(images[:1], GREY), eps, momentum=momentum)
