@@ -223,5 +223,5 @@ def roc_curves(clean: DataFrame, attacked: DataFrame, detectors: Sequence[str]) 
         ax.plot(false, true, color=colour_of(name, i), linestyle=dash, label=label)
     ax.plot([0, 1], [0, 1], color=RANDOM, linewidth=1, linestyle=":", label="chance")
     ax.set(xlabel="false positive rate", ylabel="true positive rate")
-    ax.legend(loc="lower right")
+    ax.legend(loc="upper left", bbox_to_anchor=(0, -0.2))  # below: lines run along every edge
     return figure

@@ -25,6 +25,7 @@ CONCEPTS = {"clean": CLEAN, "original": CLEAN, "random": RANDOM, "noise": RANDOM
 CONCEPTS |= dict.fromkeys(("attacked", "zeroed", "zero-out", "zero_out"), ATTACKED)
 WINDOW, ZOOM = 100, 4  # pixels of an image, and their magnification
 GAP, HEADING, BARS = 16, 26, 156  # pixels of a figure
+LETTER = 6.3  # pixels of a letter above a bar, on average
 LARGEST_PNG = 600_000  # bytes
 Prediction = Sequence[tuple[str, float]]  # (class, probability), the best first
 
@@ -83,9 +84,12 @@ def bars_on(ax: Axes, prediction: Prediction, title: str = "", chance: float | N
     chance: 1 / number of classes, drawn as a dotted line; below 0.05 the axis is logarithmic.
     """
     best = max(probability for _, probability in prediction)
+    room = int(ax.get_window_extent().width / LETTER)  # letters that fit above a bar
     for i, (name, probability) in enumerate(prediction):
         ax.barh(i, probability, color="#3f3f46" if probability == best else "#a1a1aa", height=0.34)
         number = f"{probability:.2f}" if probability >= 0.1 else f"{probability:.2g}"
+        most = max(room - len(number) - 2, 4)
+        name = name if len(name) <= most else name[: most - 1].rstrip() + "…"
         label = ax.text(0.01, i - 0.19, f"{name}  {number}", va="bottom", fontsize=9)
         label.set_transform(ax.get_yaxis_transform())
     ax.set(title=title, xlim=(0, 1), ylim=(len(prediction) - 0.7, -0.85), yticks=[], xticks=[0, 0.5, 1])
