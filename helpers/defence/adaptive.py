@@ -34,6 +34,7 @@ def straight_through(transform: Transform) -> Transform:
 TRANSFORMS: tuple[Transform, ...] = (identity, blur, identity, smaller, identity, straight_through(jpeg))
 
 
+@torch.enable_grad()
 def minimise_loss(
     base: Base,
     loss: ImageLoss,
@@ -43,7 +44,6 @@ def minimise_loss(
     eps: float = 8 / 255,
     steps: int = 200,
     step_size: float = 16 / 255,
-    momentum: float = 0.9,
 ) -> Tensor:
     """Change each pixel by at most eps so that a loss falls behind every transform.
 
@@ -53,16 +53,11 @@ def minimise_loss(
     step_size: of the first step; it falls to zero on half a cosine. (Default: 16/255)
     Returns images on the 8-bit grid. Raises ValueError or TypeError for bad input before any work.
     """
-    images = check_attack(base, images, eps, "linf", steps, step_size=step_size, momentum=momentum)
-    if not transforms:
-        raise ValueError("transforms is empty; give at least one, for example identity")
-    adam = PixelAdam(images, eps, momentum=momentum)
+    adam = PixelAdam(check_attack(base, images, eps, "linf", steps, step_size=step_size), eps)
     for step in range(steps):
-        quantized = adam.quantized().requires_grad_()
-        with torch.enable_grad():
-            value = loss(transforms[step % len(transforms)](quantized))
-            grad = gradient(value.sum(), quantized, step)
-        adam.step(grad, step_size * half_cosine(step, steps))
+        x = adam.quantized().requires_grad_()
+        value = loss(transforms[step % len(transforms)](x))
+        adam.step(gradient(value.sum(), x, step), step_size * half_cosine(step, steps))
     return adam.quantized()
 
 
@@ -73,27 +68,25 @@ def feature_matching_loss(
 
     donor: one image (1, 3, H, W). ends: see channel_means.
     match_active: add the share of active features, smoothed by a sigmoid, since a count has no gradient.
-    Raises ValueError for several donors, or one whose readout has a part of zeros.
+    Raises ValueError for several donors.
     """
+    check_images(donor)
     if len(donor) != 1:
         raise ValueError(f"the donor is {len(donor)} images; give one, of shape (1, 3, H, W)")
-    check_images(donor)
 
-    def parts(x: Tensor) -> dict[str, Tensor]:
+    def parts(x: Tensor) -> list[Tensor]:
         readout, z = channel_means(base, x, ends)
-        found = {name: part.reshape(len(x), -1) for name, part in vars(readout).items()}
+        found = [part.reshape(len(x), -1) for part in vars(readout).values() if part.numel()]
         if match_active:  # a ReLU leaves sigmoids as they are, and pooling follows
-            found["active"] = base.rest(z.sigmoid()).flatten(1).mean(1, keepdim=True)
+            found.append(base.rest(z.sigmoid()).flatten(1).mean(1, keepdim=True))
         return found
 
     with torch.no_grad():
-        targets = {name: part for name, part in parts(donor.to(base.mean.device)).items() if part.numel()}
-    if zeros := [name for name, part in targets.items() if not part.any()]:
-        raise ValueError(f"the donor leaves only zeros in {zeros[0]}; give an ordinary photo")
+        targets = parts(donor.to(base.mean.device))
 
     def loss(x: Tensor) -> Tensor:
-        found = parts(x)
-        return sum((found[name] - part).square().sum(1) / part.square().sum() for name, part in targets.items())
+        pairs = zip(parts(x), targets, strict=True)
+        return sum((part - target).square().sum(1) / target.square().sum() for part, target in pairs)
 
     return loss
 

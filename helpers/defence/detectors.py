@@ -79,8 +79,8 @@ def max_cosine(readout: Readout, *others: Readout) -> Tensor:
     others: readouts of more images in the memory.
     """
     unit = unit_length(readout.features)
-    cosines = [unit @ unit_length(other.features).T for other in others]
-    return torch.cat([(unit @ unit.T).fill_diagonal_(0), *cosines], 1).amax(1)
+    memory = torch.cat([unit, *(unit_length(other.features) for other in others)])
+    return (unit @ memory.T).fill_diagonal_(0).amax(1)
 
 
 def spatial_statistics(base: Base, features: Tensor, known: Tensor) -> pd.DataFrame:
@@ -90,20 +90,17 @@ def spatial_statistics(base: Base, features: Tensor, known: Tensor) -> pd.DataFr
     divided by that of the mean. knn_distance: distance to the fifth nearest of known (M, C * H * W), at unit length.
     """
     positions = features.unflatten(1, base.feature_shape).flatten(2)  # (N, C, H * W)
-    mean = positions.mean(2).norm(dim=1).clamp(min=1e-12)
-    distances = torch.cdist(unit_length(features), unit_length(known))
-    columns = {
-        "active": features.ne(0).float().mean(1),
-        "dispersion": positions.std(2).norm(dim=1) / mean,
-        "knn_distance": distances.kthvalue(5).values,
-    }
-    return pd.DataFrame({name: values.cpu() for name, values in columns.items()})
+    return pd.DataFrame(
+        {
+            "active": features.ne(0).float().mean(1),
+            "dispersion": positions.std(2).norm(dim=1) / positions.mean(2).norm(dim=1).clamp(min=1e-12),
+            "knn_distance": torch.cdist(unit_length(features), unit_length(known)).kthvalue(5).values,
+        }
+    )
 
 
 def thresholds(clean: pd.DataFrame, false_positive_rate: float = 0.05) -> pd.Series:
     """The score of each detector above which at most this share of clean calibration images lies."""
-    if not 0 <= false_positive_rate < 1:
-        raise ValueError(f"false_positive_rate is {false_positive_rate}; give a share from 0 up to, but below, 1")
     return clean.quantile(1 - false_positive_rate, interpolation="higher")
 
 
@@ -114,7 +111,7 @@ def flagged(scores: pd.DataFrame, limits: pd.Series) -> pd.DataFrame:
 
 def exact_interval(hits: int, of: int) -> tuple[float, float]:
     """The exact 95 % confidence interval of a share, `hits` of `of` (Clopper & Pearson 1934)."""
-    ends = binomtest(int(hits), int(of)).proportion_ci(method="exact")
+    ends = binomtest(int(hits), int(of)).proportion_ci()
     return float(ends.low), float(ends.high)
 
 
@@ -127,7 +124,6 @@ def evaluate_detectors(clean: pd.DataFrame, attacked: pd.DataFrame, limits: pd.S
     table = pd.DataFrame({"AUROC": {name: roc_auc_score(truth, [*clean[name], *attacked[name]]) for name in clean}})
     for rate, scores in {"TPR": attacked, "FPR": clean}.items():
         hits = flagged(scores, limits).sum()
-        ends = [exact_interval(count, len(scores)) for count in hits]
         table[rate] = hits / len(scores)
-        table[[f"{rate} low", f"{rate} high"]] = ends
+        table[[f"{rate} low", f"{rate} high"]] = [exact_interval(count, len(scores)) for count in hits]
     return table

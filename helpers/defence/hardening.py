@@ -14,25 +14,20 @@ from helpers.networks import vgg16_base
 from helpers.weights import VGG16_HARDENED, load_bundled
 
 
+@torch.no_grad()
 def apply_channel_affine(base: Base, state: dict[str, Tensor], name: str) -> Base:
     """A copy of a base whose convolutions are scaled and shifted: as many layers, as fast, frozen.
 
     state: "scale.0", "shift.0" (channels,) for the first convolution, and so on.
-    Raises ValueError unless the state fits the base.
     """
-    body = copy.deepcopy(layers_of(base))
-    convolutions = [layer for layer in body if isinstance(layer, nn.Conv2d)]
-    want = {f"{kind}.{i}": (c.out_channels,) for i, c in enumerate(convolutions) for kind in ("scale", "shift")}
-    if {key: tuple(tensor.shape) for key, tensor in state.items()} != want:
-        raise ValueError(f"these scales and shifts do not fit the {len(convolutions)} convolutions of {base.name}")
-    with torch.no_grad():
-        for i, layer in enumerate(convolutions):
-            scale, shift = (state[f"{kind}.{i}"].to(base.mean.device) for kind in ("scale", "shift"))
-            layer.weight.mul_(scale.view(-1, 1, 1, 1))
-            layer.bias.mul_(scale).add_(shift)
-    mean, std = base.mean.flatten().tolist(), base.std.flatten().tolist()
-    made = Base(body.cpu(), copy.deepcopy(base.rest).cpu(), mean=mean, std=std, size=base.size, name=name)
-    return made.to(base.mean.device)
+    made = copy.deepcopy(base)
+    made.name = name
+    convolutions = [layer for layer in layers_of(made) if isinstance(layer, nn.Conv2d)]
+    for i, layer in enumerate(convolutions):
+        scale, shift = (state[f"{kind}.{i}"].to(base.mean.device) for kind in ("scale", "shift"))
+        layer.weight.mul_(scale.view(-1, 1, 1, 1))
+        layer.bias.mul_(scale).add_(shift)
+    return made
 
 
 def vgg16_hardened() -> Base:

@@ -1,7 +1,7 @@
 """Readouts: what heads and detectors read of one forward pass, and the stored ones of notebooks 05 and 06."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from safetensors.torch import load_file
@@ -71,18 +71,10 @@ def stored_readouts(name: str) -> dict[str, Readout]:
     """Stored readouts of a set of images, in float32: one for "no filter" and one for each stored filter.
 
     name: a file of data/readouts/; `python -m experiments readouts` makes them.
-    Raises FileNotFoundError, with the names there are.
     """
-    path = FOLDER / f"{name}.safetensors"
-    if not path.exists():
-        known = ", ".join(sorted(file.stem for file in FOLDER.glob("*.safetensors")))
-        raise FileNotFoundError(
-            f"no stored readouts {name!r}; give one of {known}, or run python -m experiments readouts"
-        )
-    tensors = {key: tensor.float() for key, tensor in load_file(path).items()}
-    fields = tuple(Readout.__dataclass_fields__)
+    tensors = {key: tensor.float() for key, tensor in load_file(FOLDER / f"{name}.safetensors").items()}
     names = [name for name in ("no filter", *FILTERS) if f"{name}/features" in tensors]
-    return {name: Readout(**{field: tensors[f"{name}/{field}"] for field in fields}) for name in names}
+    return {name: Readout(*(tensors[f"{name}/{field.name}"] for field in fields(Readout))) for name in names}
 
 
 def unit_length(vectors: Tensor) -> Tensor:
