@@ -1,21 +1,17 @@
 """Run one experiment: python -m experiments NAME [options]. Without a name, list them."""
 
-import ast
 import importlib
 import sys
 from pathlib import Path
 
 from helpers.runtime import seed_everything
 
-FOLDER = Path(__file__).parent
-TOOLS = ("__init__", "__main__", "ch07_others", "common", "tables")
-
 
 def experiments() -> dict[str, str]:
-    """The first line of the docstring of each experiment, by name. Every file here is one, apart from TOOLS."""
-    files = sorted(path for path in FOLDER.glob("*.py") if path.stem not in TOOLS)
-    trees = {path.stem: ast.parse(path.read_text(encoding="utf-8")) for path in files}
-    return {name: (ast.get_docstring(tree) or "").split("\n")[0] for name, tree in trees.items()}
+    """The first line of the docstring of each file here that has a main(options), by name."""
+    files = sorted(Path(__file__).parent.glob("[a-z]*.py"))
+    texts = {path.stem: path.read_text(encoding="utf-8") for path in files}
+    return {name: text.split('"""')[1].split("\n")[0] for name, text in texts.items() if "\ndef main(" in text}
 
 
 def main(arguments: list[str]) -> None:
@@ -25,7 +21,7 @@ def main(arguments: list[str]) -> None:
         print("\n".join(f"{name:14} {line}" for name, line in known.items()))
         return
     name, *options = arguments
-    chosen = [other for other in known if other == name] or [other for other in known if other.startswith(name)]
+    chosen = [other for other in known if other.startswith(name)]
     if len(chosen) != 1:
         raise SystemExit(f"{name!r} names {len(chosen)} experiments; give one of {', '.join(known)}")
     seed_everything(0)

@@ -5,16 +5,13 @@ All are slices of one table per network, so that a cell that two of them share i
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 
 from torch import Tensor
 
 from experiments.common import device, lite0, vgg16
-from helpers.base import Base, Classifier
 from helpers.images import DATA, load_image
-from helpers.sweeps import LOSSES, bisect, grid, sweep
+from helpers.sweeps import LOSSES, Settings, bisect, grid, sweep
 
-FOLDER = DATA / "sweeps"
 NAMES = ("albatross", "cat", "coffee")
 SHORT = 40  # steps
 LITE0 = {"margin": 0.3, "steps": 60}  # its pre-activations are smaller than VGG-16's
@@ -28,48 +25,47 @@ def levels(*eps: int) -> list[float]:
     return [k / 255 for k in eps]
 
 
-def lite0_sweeps(network: dict[str, Classifier], path: Path) -> None:
-    """EfficientNet-Lite0: everything, since a step is cheap."""
-
-    def run(pictures: dict[str, Tensor], **axes: object) -> None:
-        sweep(network, pictures, grid(**{**LITE0, **axes}), path=path)
-
-    three, two = images(), images(NAMES[:2])
-    run(three, eps=levels(16, 8, 4, 2, 1))
-    losses(network, two, path, margin=LITE0["margin"])
-    run(two, weight_growth=[0.1, 10.0])
-    run(two, momentum=[0.0, 0.5])
-    run(two, margin=[0.0, 1.0])
-    run(two, random_start=True)
-    run(two, steps=[15, 30], step_size=levels(4, 16, 32))
-    run(two, step_size=levels(4, 32))
-    for size in (112, 160):
-        run(images(NAMES[:2], size))
-    for name, image in images((*NAMES, "ladybird")).items():  # the smallest budget; every attempt is a row
-        bisect(partial(left_at, network, {name: image}, path))
-
-
-def losses(network: dict[str, Base | Classifier], pictures: dict[str, Tensor], path: Path, **settings: float) -> None:
+def losses(**settings: float) -> list[Settings]:
     """The losses with equal weights, and the hinge with growing ones, for a short time."""
     alone = grid(loss=list(LOSSES), weight_growth=0.0, steps=SHORT, **settings)
-    sweep(network, pictures, grid(steps=SHORT, **settings) + alone, path=path)
+    return grid(steps=SHORT, **settings) + alone
 
 
-def left_at(network: dict[str, Classifier], image: dict[str, Tensor], path: Path, eps: int) -> int:
-    """Features left of one image with a budget in 1/255."""
-    return int(sweep(network, image, grid(eps=eps / 255, **LITE0), path=path).left[0])
+def lite0_sweeps() -> None:
+    """EfficientNet-Lite0: everything, since a step is cheap."""
+    network, path = {"efficientnet_lite0": lite0()}, DATA / "sweeps" / "lite0.csv"
+    cells = losses(margin=LITE0["margin"])
+    for axes in (
+        {"weight_growth": [0.1, 10.0]},
+        {"momentum": [0.0, 0.5]},
+        {"margin": [0.0, 1.0]},
+        {"random_start": True},
+        {"steps": [15, 30], "step_size": levels(4, 16, 32)},
+        {"step_size": levels(4, 32)},
+    ):
+        cells += grid(**{**LITE0, **axes})
+    sweep(network, images(), grid(eps=levels(16, 8, 4, 2, 1), **LITE0), path=path)
+    sweep(network, images(NAMES[:2]), cells, path=path)
+    for size in (112, 160):
+        sweep(network, images(NAMES[:2], size), grid(**LITE0), path=path)
+
+    def left_at(name: str, eps: int) -> int:
+        return int(sweep(network, images([name]), grid(eps=eps / 255, **LITE0), path=path).left[0])
+
+    for name in (*NAMES, "ladybird"):  # the smallest budget; every attempt is a row
+        bisect(partial(left_at, name))
 
 
-def vgg16_sweeps(network: dict[str, Base], path: Path) -> None:
+def vgg16_sweeps() -> None:
     """VGG-16: the central ones, about 700 steps of half a second."""
+    network, path = {"vgg16": vgg16()}, DATA / "sweeps" / "vgg16.csv"
     sweep(network, images(), grid(eps=levels(16, 8, 4), steps=60), path=path)
-    losses(network, images(NAMES[:1]), path)
+    sweep(network, images(NAMES[:1]), losses(), path=path)
     sweep({"vgg16 pool4": vgg16("pool4")}, images(NAMES[:1]), grid(steps=SHORT), path=path)
     sweep(network, images(NAMES[:1], 160), grid(steps=SHORT), path=path)
 
 
 def main(options: Sequence[str] = ()) -> None:
-    if "lite0" in (options or ["lite0"]):
-        lite0_sweeps({"efficientnet_lite0": lite0()}, FOLDER / "lite0.csv")
-    if "vgg16" in (options or ["vgg16"]):
-        vgg16_sweeps({"vgg16": vgg16()}, FOLDER / "vgg16.csv")
+    for name, run in {"lite0": lite0_sweeps, "vgg16": vgg16_sweeps}.items():
+        if name in (options or [name]):
+            run()

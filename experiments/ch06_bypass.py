@@ -10,13 +10,12 @@ from functools import partial
 
 import pandas as pd
 import torch
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from experiments.ch05_defence import FOLDER, attack_photos
+from experiments.common import vgg16
 from experiments.readouts import test_split
-from experiments.tables import fill
-from helpers.base import Base
+from experiments.tables import Row, fill
 from helpers.defence.adaptive import TRANSFORMS, feature_matching_loss, minimise_loss, zero_out_loss
 from helpers.defence.detectors import Detectors, max_cosine, spatial_statistics
 from helpers.defence.filters import filtered, shrink_and_pad
@@ -24,8 +23,7 @@ from helpers.defence.readers import probe, ridge
 from helpers.defence.readouts import extract_readouts, stored_readouts, unit_length
 from helpers.heads import fit_head
 from helpers.images import DATA, load_folder, load_image, load_photos, out_folder
-from helpers.networks import embed, vgg16_base
-from helpers.runtime import pick_device
+from helpers.networks import embed
 
 # Of the images in data/images/ the only one that each reader of notebook 05 names rightly and whose feature norm and
 # distance to the training photos are ordinary.
@@ -36,136 +34,131 @@ MOVES: dict[str, Callable[[Tensor], Tensor]] = {
     "crop of 208 pixels": lambda x: x[..., 8:216, 8:216],
     "mirrored": lambda x: x.flip(3),
 }
-Rows = list[dict[str, object]]
 
 
 class Defender:
-    """The base, the training photos, and the head and detectors that are to be met."""
+    """The training photos, and the head and detectors that are to be met."""
 
-    def __init__(self, base: Base) -> None:
+    def __init__(self) -> None:
         readout = stored_readouts("train")["no filter"]
-        self.base, (self.train, self.labels) = base, load_photos("train")
-        self.head: LogisticRegression = fit_head(readout.features, self.labels)
-        self.detectors, self.known = Detectors(readout, self.labels, self.head), unit_length(readout.features)
+        self.train, self.labels = load_photos("train")
+        self.head, self.known = fit_head(readout.features, self.labels), unit_length(readout.features)
+        self.detectors = Detectors(readout, self.labels, self.head)
 
     def answers(self, images: Tensor) -> list[str]:
-        return self.head.predict(extract_readouts(self.base, images).features.numpy()).tolist()
+        return self.head.predict(extract_readouts(vgg16(), images).features.numpy()).tolist()
 
 
 def picture(name: str) -> Tensor:
     return load_image(DATA / "images" / f"{name}.png")
 
 
-def sanity(defender: Defender, images: Tensor, cell: dict[str, int]) -> Rows:
+def through_filters(loss: Callable[[Tensor], Tensor], steps: int, _: int, image: Tensor) -> Tensor:
+    return minimise_loss(vgg16(), loss, image, transforms=TRANSFORMS, steps=steps)
+
+
+def sanity(defender: Defender, images: Tensor, cell: Row) -> pd.DataFrame:
     """How near the donor feature matching comes with a budget and a number of steps: one row per photo."""
-    loss = feature_matching_loss(defender.base, picture(DONOR))
-    moved = minimise_loss(defender.base, loss, images, eps=cell["eps"] / 255, steps=cell["steps"])
+    loss = feature_matching_loss(vgg16(), picture(DONOR))
+    moved = minimise_loss(vgg16(), loss, images, eps=cell["eps"] / 255, steps=cell["steps"])
     with torch.no_grad():
         losses = [loss(x).item() for x in moved.split(1)]
-    answers = defender.answers(moved)
-    return [{"photo": i, "loss": x, "answer": a} for i, (x, a) in enumerate(zip(losses, answers, strict=True))]
+    return pd.DataFrame({"photo": range(len(moved)), "loss": losses, "answer": defender.answers(moved)})
 
 
-def donors(defender: Defender, images: Tensor, cell: dict[str, str]) -> Rows:
+def donors(defender: Defender, images: Tensor, cell: Row) -> pd.DataFrame:
     """Feature matching without filters: one row per filter and photo.
 
     max_cosine: to a training photo; target: what the head says to the donor.
     """
     known = defender.train[KNOWN : KNOWN + 1]
     donor = known if cell["donor"] == "training photo" else picture(cell["donor"])
-    loss = feature_matching_loss(defender.base, donor)
-    moved = torch.cat([minimise_loss(defender.base, loss, x, steps=PLAIN_STEPS) for x in images.split(1)]).cpu()
-    target, rows = defender.answers(donor)[0], []
+    loss = feature_matching_loss(vgg16(), donor)
+    moved = torch.cat([minimise_loss(vgg16(), loss, x, steps=PLAIN_STEPS) for x in images.split(1)]).cpu()
+    tables = []
     for name, x in filtered(moved):
-        features = extract_readouts(defender.base, x).features
-        cosines = (unit_length(features) @ defender.known.T).amax(1).tolist()
-        for i, answer in enumerate(defender.head.predict(features.numpy())):
-            rows.append({"target": target, "transform": name, "photo": i, "answer": answer, "max_cosine": cosines[i]})
-    return rows
+        features = extract_readouts(vgg16(), x).features
+        table = pd.DataFrame({"target": defender.answers(donor)[0], "transform": name, "photo": range(len(x))})
+        table["answer"] = defender.head.predict(features.numpy())
+        tables.append(table.assign(max_cosine=(unit_length(features) @ defender.known.T).amax(1)))
+    return pd.concat(tables)
 
 
 def matched(
-    defender: Defender, images: Tensor, places: Tensor | None, match_active: bool, name: str, _: object
-) -> Rows:
+    defender: Defender, images: Tensor, name: str, places: Tensor | None, match_active: bool, _: Row
+) -> pd.DataFrame:
     """Each photo matched through filters to its donor: one row per photo, with answers, scores and max_cosine.
 
+    name: of the folder in out/ where the images wait, so that a stopped run goes on.
     places: of its donor among the photos (None: all to DONOR). match_active: match the share of active features, too,
-    and add spatial_statistics. The images wait in out/, so that a stopped run goes on.
+    and add spatial_statistics.
     """
-    base = defender.base
     given = picture(DONOR).expand_as(images) if places is None else images[places]
 
     def attack(number: int, image: Tensor) -> Tensor:
-        loss = feature_matching_loss(base, given[number : number + 1], match_active=match_active)
-        return minimise_loss(base, loss, image, transforms=TRANSFORMS, steps=STEPS)
+        loss = feature_matching_loss(vgg16(), given[number : number + 1], match_active=match_active)
+        return through_filters(loss, STEPS, number, image)
 
     moved = attack_photos(out_folder() / name, images, attack)
-    readouts = {transform: extract_readouts(base, x) for transform, x in filtered(moved)}
-    table = pd.DataFrame({"photo": range(len(moved))} | ({} if places is None else {"donor": places.numpy()}))
+    readouts = {transform: extract_readouts(vgg16(), x) for transform, x in filtered(moved)}
+    table = pd.DataFrame({"photo": range(len(moved))} | ({} if places is None else {"donor": places}))
     for transform, readout in readouts.items():
         table[transform] = defender.head.predict(readout.features.numpy())
-    table = table.join(defender.detectors.scores(readouts))
-    table["max_cosine"] = max_cosine(readouts["no filter"]).numpy()
+    table = table.join(defender.detectors.scores(readouts)).assign(max_cosine=max_cosine(readouts["no filter"]))
     if match_active:
-        table = table.join(spatial_statistics(base, embed(base, moved), embed(base, defender.train)))
-    return table.to_dict("records")
+        table = table.join(spatial_statistics(vgg16(), embed(vgg16(), moved), embed(vgg16(), defender.train)))
+    return table
 
 
-def spatial(defender: Defender, groups: dict[str, tuple[Tensor, list[str]]], _: object) -> Rows:
+def spatial(defender: Defender, groups: dict[str, tuple[Tensor, list[str]]], _: Row) -> pd.DataFrame:
     """What all 25,088 features tell of clean and matched photos: one row per photo.
 
     linear, ridge: heads trained on the training photos; probe: cross-validated within the group; raw_distance: mean
     to the five nearest training photos.
     """
-    base, known, rows = defender.base, embed(defender.base, defender.train), []
+    known, tables = embed(vgg16(), defender.train), []
     linear, other = fit_head(known, defender.labels), ridge().fit(known.double().numpy(), defender.labels)
     for group, (images, labels) in groups.items():
-        x = embed(base, images)
-        table = spatial_statistics(base, x, known)
-        table["raw_distance"] = torch.cdist(x, known).topk(5, largest=False).values.mean(1).numpy()
+        x = embed(vgg16(), images)
+        table = pd.DataFrame({"group": group, "photo": range(len(x))}).join(spatial_statistics(vgg16(), x, known))
+        table["raw_distance"] = torch.cdist(x, known).topk(5, largest=False).values.mean(1)
         table["linear"], table["ridge"] = linear.predict(x.numpy()), other.predict(x.numpy())
-        table["probe"] = probe(x, labels, head=linear)
-        rows += [{"group": group, "photo": i, **row} for i, row in enumerate(table.to_dict("records"))]
-    return rows
+        tables.append(table.assign(probe=probe(x, labels, head=linear)))
+    return pd.concat(tables)
 
 
-def sizes(defender: Defender, images: Tensor, cell: dict[str, int]) -> Rows:
+def sizes(defender: Defender, images: Tensor, cell: Row) -> pd.DataFrame:
     """What the head says to matched photos in a random size at a random place."""
     answers = defender.answers(shrink_and_pad(images, seed=cell["seed"]))
-    return [{"photo": i, "answer": answer} for i, answer in enumerate(answers)]
+    return pd.DataFrame({"photo": range(len(images)), "answer": answers})
 
 
-def nonzero(base: Base, groups: dict[str, Tensor], cell: dict[str, str]) -> Rows:
+def nonzero(groups: dict[str, Tensor], cell: Row) -> pd.DataFrame:
     """Non-zero features behind each filter and after each move: one row per transform and photo."""
-    images, rows = groups[cell["attack"]], []
-    for name, x in [*filtered(images), *((name, move(images)) for name, move in MOVES.items())]:
-        counts = base.verdict(x)[0].tolist()
-        rows += [{"transform": name, "photo": i, "nonzero": n} for i, n in enumerate(counts)]
-    return rows
+    images = groups[cell["attack"]]
+    views = dict(filtered(images)) | {name: move(images) for name, move in MOVES.items()}
+    counts = pd.DataFrame({name: vgg16().verdict(x)[0].tolist() for name, x in views.items()})
+    return counts.rename_axis("photo").reset_index().melt("photo", var_name="transform", value_name="nonzero")
 
 
 def main(options: Sequence[str] = ()) -> None:
-    base = vgg16_base().to(pick_device())
-    defender, (calibration, photos) = Defender(base), test_split()
-    few, labels = photos[::9], load_photos("test")[1]
-    loss, silence = feature_matching_loss(base, picture(DONOR)), zero_out_loss(base)
-    through = partial(minimise_loss, base, transforms=TRANSFORMS)
-    stored = attack_photos(FOLDER / "matched", photos, lambda _, x: through(loss, x, steps=STEPS))
-    zeroed = attack_photos(FOLDER / "zero_filtered", few, lambda _, x: through(silence, x, steps=ZERO_STEPS))
+    defender, (calibration, photos), labels = Defender(), test_split(), load_photos("test")[1]
+    few, away = photos[::9], torch.arange(len(photos)).roll(len(photos) // 2)
+    matching, silence = feature_matching_loss(vgg16(), picture(DONOR)), zero_out_loss(vgg16())
+    stored = attack_photos(FOLDER / "matched", photos, partial(through_filters, matching, STEPS))
+    zeroed = attack_photos(FOLDER / "zero_filtered", few, partial(through_filters, silence, ZERO_STEPS))
 
     groups = {"zero-out": load_folder(FOLDER / "zero")[::9], "through filters": zeroed}
-    fill(FOLDER / "nonzero.csv", [{"attack": name} for name in groups], partial(nonzero, base, groups))
-    fill(FOLDER / "sizes.csv", [{"seed": seed} for seed in range(10)], partial(sizes, defender, stored))
+    halves = {"calibration": (calibration, labels[::2]), "clean": (photos, labels[1::2])}
+    halves |= {"matched": (stored, labels[1::2])}
     budgets = [(0, 0), (8, 10), (8, 20), *((eps, 40) for eps in (2, 4, 8, 16)), (255, 80)]
+    fill(FOLDER / "nonzero.csv", [{"attack": name} for name in groups], partial(nonzero, groups))
+    fill(FOLDER / "sizes.csv", [{"seed": seed} for seed in range(10)], partial(sizes, defender, stored))
     cells = [{"eps": eps, "steps": steps} for eps, steps in budgets]
     fill(FOLDER / "sanity.csv", cells, partial(sanity, defender, photos[::7]))
-    names = (DONOR, OTHER, "training photo")
-    fill(FOLDER / "donors.csv", [{"donor": name} for name in names], partial(donors, defender, few))
-    halves = {"calibration": (calibration, labels[::2])}
-    halves |= {"clean": (photos, labels[1::2]), "matched": (stored, labels[1::2])}
+    cells = [{"donor": name} for name in (DONOR, OTHER, "training photo")]
+    fill(FOLDER / "donors.csv", cells, partial(donors, defender, few))
     fill(FOLDER / "spatial.csv", [{}], partial(spatial, defender, halves))
-    away = torch.arange(len(photos)).roll(len(photos) // 2)
-    for name, places, active in [
-        ("own_donors", away, False), ("matched_active", None, True), ("own_donors_active", away, True)
-    ]:  # fmt: skip
-        fill(FOLDER / f"{name}.csv", [{}], partial(matched, defender, photos, places, active, name))
+    kinds = {"own_donors": (away, False), "matched_active": (None, True), "own_donors_active": (away, True)}
+    for name, (places, active) in kinds.items():
+        fill(FOLDER / f"{name}.csv", [{}], partial(matched, defender, photos, name, places, active))

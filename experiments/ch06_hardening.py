@@ -10,7 +10,7 @@ Writes data/weights/vgg16_hardened.safetensors, and the tables hardened.csv and 
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import torch
@@ -18,9 +18,10 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from experiments.ch05_defence import FOLDER
-from experiments.ch06_bypass import DONOR, Rows, picture
+from experiments.ch06_bypass import DONOR, picture
+from experiments.common import vgg16
 from experiments.readouts import test_split
-from experiments.tables import completed, fill
+from experiments.tables import Row, completed, fill
 from helpers.attack import zero_out
 from helpers.base import Base
 from helpers.defence.adaptive import feature_matching_loss, minimise_loss
@@ -28,39 +29,33 @@ from helpers.defence.hardening import apply_channel_affine
 from helpers.defence.readouts import READERS, extract_readouts, layers_of
 from helpers.heads import fit_head
 from helpers.images import load_folder, load_photos, write_file
-from helpers.networks import vgg16_base
-from helpers.runtime import pick_device
 from helpers.weights import BUNDLED, VGG16_HARDENED
 
 STEPS = 60  # of feature matching on the hardened base
 HEADS = ("features", "unit length", "pre-activations", "several depths")  # of READERS
 LEAK = 0.2  # slope below the last ReLU in the distance, so that inactive units have a gradient
 FRESH = 0.2  # share of visits that start from a new random perturbation
+State = dict[str, Tensor]  # scale.0, shift.0 (channels,) and so on, as apply_channel_affine takes them
 
 
-class ScaleShift(nn.Module):
-    """y * scale + shift * unit per channel; unit, the size of y, makes one learning rate fit all layers."""
-
-    def __init__(self, channels: int, unit: float) -> None:
-        super().__init__()
-        self.scale, self.shift = nn.Parameter(torch.ones(channels)), nn.Parameter(torch.zeros(channels))
-        self.unit = unit
-
-    def forward(self, y: Tensor) -> Tensor:
-        return torch.addcmul((self.shift * self.unit).view(-1, 1, 1), y, self.scale.view(-1, 1, 1))
-
-
-@torch.no_grad()
-def with_affine(base: Base, images: Tensor) -> nn.Sequential:
-    """The body with a ScaleShift after each convolution."""
-    layers: list[nn.Module] = []
-    y = (images - base.mean) / base.std
+def convolved(base: Base, images: Tensor, state: State) -> Iterator[Tensor]:
+    """The scaled and shifted output of each convolution, then the pre-activations, with gradients for the state."""
+    z, number = (images - base.mean) / base.std, 0
     for layer in layers_of(base):
-        layers.append(layer)
-        y = layer(y)
+        z = layer(z)
         if isinstance(layer, nn.Conv2d):
-            layers.append(ScaleShift(layer.out_channels, y.abs().mean().item()))
-    return nn.Sequential(*layers).to(images.device)
+            z = z * state[f"scale.{number}"].view(-1, 1, 1) + state[f"shift.{number}"].view(-1, 1, 1)
+            number += 1
+            yield z
+    yield z
+
+
+def unchanged(base: Base) -> State:
+    """Scales of one and shifts of zero, to be trained."""
+    weights = [layer.weight for layer in layers_of(base) if isinstance(layer, nn.Conv2d)]
+    state = {f"scale.{i}": torch.ones_like(weight[:, 0, 0, 0]) for i, weight in enumerate(weights)}
+    state |= {f"shift.{i}": torch.zeros_like(weight[:, 0, 0, 0]) for i, weight in enumerate(weights)}
+    return {name: tensor.requires_grad_() for name, tensor in state.items()}
 
 
 def distance(z: Tensor, z0: Tensor) -> Tensor:
@@ -71,6 +66,17 @@ def distance(z: Tensor, z0: Tensor) -> Tensor:
 
 def random_start(like: Tensor, eps: float, generator: torch.Generator) -> Tensor:
     return ((torch.rand(like.shape, generator=generator) * 2 - 1) * eps).to(like)
+
+
+def optimizer_of(base: Base, images: Tensor, state: State, lr: float) -> torch.optim.Adam:
+    """Adam with a learning rate for each tensor: shifts move in units of the mean output of their convolution."""
+    with torch.no_grad():
+        units = [y.abs().mean().item() for y in convolved(base, images, state)]
+    groups = [
+        {"params": [tensor], "lr": lr * (units[int(name.split(".")[1])] if name.startswith("shift") else 1)}
+        for name, tensor in state.items()
+    ]
+    return torch.optim.Adam(groups, betas=(0.9, 0.99))
 
 
 def harden(
@@ -84,16 +90,15 @@ def harden(
     step_size: float = 2 / 255,
     lr: float = 0.01,
     seed: int = 0,
-) -> dict[str, Tensor]:
+) -> State:
     """Train scales and shifts for apply_channel_affine on images (N, 3, H, W) and their crops of `side` pixels.
 
     In each batch one half of the perturbations increases the distance, the other decreases the zero-out loss.
     step_size: of the perturbations. lr: of Adam, falling on half a cosine.
     """
     images, generator = images.to(base.mean.device), torch.Generator().manual_seed(seed)
-    net = with_affine(base, images[:4])
-    numbers = [p for p in net.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(numbers, lr=lr, betas=(0.9, 0.99))
+    state = unchanged(base)
+    optimizer = optimizer_of(base, images[:4], state, lr)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * math.ceil(len(images) / batch))
     deltas = random_start(images, eps, generator)
     for epoch in range(epochs):
@@ -103,39 +108,27 @@ def harden(
                 deltas[i] = random_start(images[i], eps, generator)
             top, left = (int(torch.randint(0, n - side + 1, (), generator=generator)) for n in images.shape[-2:])
             crop = (places, slice(None), slice(top, top + side), slice(left, left + side))
-            clean = images[crop]
-            x = (clean + deltas[crop]).clamp_(0, 1)
-            away, grads, mean = gradients(base, net, numbers, clean, x)
-            deltas[crop] = (x + step_size * away.sign() - clean).clamp_(-eps, eps)
-            for number, grad in zip(numbers, grads, strict=True):
-                number.grad = grad
+            x = (images[crop] + deltas[crop]).clamp_(0, 1)
+            away, mean = backward(base, state, images[crop], x)
+            deltas[crop] = (x + step_size * away.sign() - images[crop]).clamp_(-eps, eps)
             optimizer.step()
             schedule.step()
             distances.append(mean)
-        print(f"epoch {epoch}: mean distance {torch.stack(distances).mean():.4f}", flush=True)
-    return state_of(net)
+        print(f"epoch {epoch}: mean distance {sum(distances) / len(distances):.4f}", flush=True)
+    return {name: tensor.detach().cpu() for name, tensor in state.items()}
 
 
-def gradients(
-    base: Base, net: nn.Sequential, numbers: list[Tensor], clean: Tensor, x: Tensor
-) -> tuple[Tensor, list[Tensor], Tensor]:
-    """The direction in which attacked images x move, the gradients of the trained numbers, and the mean distance."""
+def backward(base: Base, state: State, clean: Tensor, x: Tensor) -> tuple[Tensor, float]:
+    """Set the gradients of the state; return the direction in which attacked images x move, and the mean distance."""
     x = x.detach().requires_grad_()
-    with torch.no_grad():
-        target = base.pre_activations(clean)
-    z = net((x - base.mean) / base.std)
-    loss, half = distance(z, target).mean(), len(x) // 2
-    away, *grads = torch.autograd.grad(loss, [x, *numbers], retain_graph=True)
+    *_, z = convolved(base, x, state)
+    loss, half = distance(z, base.pre_activations(clean)).mean(), len(x) // 2
     hinge = torch.relu(z[:half] - base.flat_below() + 1).sum()
-    away[:half] = -torch.autograd.grad(hinge, x)[0][:half]
-    return away, grads, loss.detach()
-
-
-@torch.no_grad()
-def state_of(net: nn.Sequential) -> dict[str, Tensor]:
-    affine = [layer for layer in net if isinstance(layer, ScaleShift)]
-    scales = {f"scale.{i}": layer.scale.cpu().clone() for i, layer in enumerate(affine)}
-    return scales | {f"shift.{i}": (layer.shift * layer.unit).cpu() for i, layer in enumerate(affine)}
+    (towards_zero,) = torch.autograd.grad(hinge, x, retain_graph=True)
+    away, *grads = torch.autograd.grad(loss, [x, *state.values()])
+    for tensor, grad in zip(state.values(), grads, strict=True):
+        tensor.grad = grad
+    return torch.cat([-towards_zero[:half], away[half:]]), loss.item()
 
 
 def hardened(base: Base, images: Tensor) -> Base:
@@ -170,7 +163,7 @@ class Measure:
             return self.stored["matched"][i : i + 1]
         return minimise_loss(base, feature_matching_loss(base, picture(DONOR)), image, steps=STEPS)
 
-    def rows(self, cell: dict[str, object]) -> Rows:
+    def row(self, cell: Row) -> list[Row]:
         """Non-zero features, feature norm relative to the clean photo's, and the answers of four heads."""
         name, i = cell["base"], cell["photo"]
         base, after = self.bases[name], self.attacked(name, cell["attack"], i)
@@ -180,21 +173,19 @@ class Measure:
         return [row | {head: self.heads[name][head].predict(READERS[head](now).numpy())[0] for head in HEADS}]
 
 
-def budgets(base: Base, images: Tensor, cell: dict[str, int]) -> Rows:
+def budgets(base: Base, images: Tensor, cell: Row) -> list[Row]:
     """Non-zero features of the hardened base after zero-out with a budget: one row per photo."""
-    eps = cell["eps"]
-    result = completed(zero_out(base, images, eps=eps / 255, steps=150 if eps else 0))
+    result = completed(zero_out(base, images, eps=cell["eps"] / 255, steps=150 if cell["eps"] else 0))
     return [{"photo": i, "nonzero": n} for i, n in enumerate(result.nonzero)]
 
 
 def main(options: Sequence[str] = ()) -> None:
-    base = vgg16_base().to(pick_device())
     train, labels = load_photos("train")
-    bases = {"original": base, "hardened": hardened(base, train)}
+    bases = {"original": vgg16(), "hardened": hardened(vgg16(), train)}
     measure = Measure(bases, train, labels)
-    pairs = [("original", "none"), ("original", "zero-out of the original"), ("original", "feature matching")]
+    pairs = [("original", attack) for attack in ("none", "zero-out of the original", "feature matching")]
     pairs += [("hardened", attack) for attack in ("none", "zero-out of the original", "zero-out", "feature matching")]
     cells = [{"base": b, "attack": a, "photo": i} for b, a in pairs for i in range(len(measure.photos))]
-    fill(FOLDER / "hardened.csv", cells, measure.rows)
+    fill(FOLDER / "hardened.csv", cells, measure.row)
     few = measure.photos[::7]
     fill(FOLDER / "hardened_eps.csv", [{"eps": e} for e in (0, 8, 32, 255)], partial(budgets, bases["hardened"], few))

@@ -4,22 +4,30 @@ import copy
 import functools
 from collections.abc import Callable
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as vision
 
-from experiments.common import TABLES, answers, lite0, photos, six_classes, speckle, vgg16
-from experiments.tables import Row, completed, fill
+from experiments.common import answers, lite0, photos, six_classes, speckle, vgg16
+from experiments.tables import Row, completed
 from helpers.attack import hinge, zero_out
 from helpers.base import Base, count_nonzero
 from helpers.defence.filters import jpeg
 from helpers.images import DATA, load_folder, to_grid
 from helpers.networks import embed, from_timm
 
+
+@functools.cache
+def zeroed() -> Tensor:
+    """The photos of data/defences/zero: every second photo of the test split."""
+    return load_folder(DATA / "defences" / "zero").to(photos("test")[0].device)
+
+
 # --- other arithmetic, and small changes of the saved image ------------------------------------------
 
 
-def one_by_one(base: Base, images: Tensor, size: int = 1) -> Tensor:
+def in_pieces(base: Base, images: Tensor, size: int = 1) -> Tensor:
     return torch.cat([base.pre_activations(piece) for piece in images.split(size)])
 
 
@@ -27,7 +35,7 @@ def two_threads(base: Base, images: Tensor) -> Tensor:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        return one_by_one(base, images)
+        return in_pieces(base, images)
     finally:
         torch.set_num_threads(before)
 
@@ -44,73 +52,45 @@ def bfloat16(base: Base, images: Tensor) -> Tensor:
 
 
 def other_layout(base: Base, images: Tensor) -> Tensor:
-    return one_by_one(copy.deepcopy(base).to(memory_format=torch.contiguous_format), images.contiguous())
-
-
-def float64(base: Base, images: Tensor) -> Tensor:
-    return one_by_one(copy.deepcopy(base).double(), images[:6].double())  # slow
+    return in_pieces(copy.deepcopy(base).to(memory_format=torch.contiguous_format), images.contiguous())
 
 
 CONDITIONS: dict[str, Callable[[Base, Tensor], Tensor]] = {
-    "float32": one_by_one,
+    "float32": in_pieces,
     "float32, 2 threads": two_threads,
-    "float32, batches of 8": lambda base, x: one_by_one(base, x, 8),
-    "float32, channels-last images": lambda base, x: one_by_one(base, x.to(memory_format=torch.channels_last)),
+    "float32, batches of 8": lambda base, x: in_pieces(base, x, 8),
+    "float32, channels-last images": lambda base, x: in_pieces(base, x.to(memory_format=torch.channels_last)),
     "float32, contiguous weights": other_layout,
-    "float64": float64,
+    "float64": lambda base, x: in_pieces(copy.deepcopy(base).double(), x[:6].double()),  # slow
     "bfloat16": bfloat16,
-    "noise of 1 level": lambda base, x: one_by_one(base, to_grid((x + speckle(x.shape, 1)).clamp(0, 1))),
-    "JPEG 95": lambda base, x: one_by_one(base, jpeg(x, quality=95)),
-    "shift by 1 pixel": lambda base, x: one_by_one(base, vision.pad(x, [1, 0, 0, 0], padding_mode="edge")[..., :-1]),
+    "noise of 1 level": lambda base, x: in_pieces(base, to_grid((x + speckle(x.shape, 1)).clamp(0, 1))),
+    "JPEG 95": lambda base, x: in_pieces(base, jpeg(x, quality=95)),
+    "shift by 1 pixel": lambda base, x: in_pieces(base, vision.pad(x, [1, 0, 0, 0], padding_mode="edge")[..., :-1]),
 }
 
 
-def robust_table() -> None:
-    fill(TABLES / "robust.csv", [{"condition": condition} for condition in CONDITIONS], robust_rows)
+@functools.cache
+@torch.no_grad()
+def plain() -> Tensor:
+    """Pre-activations in float32, one photo at a time: what all else is compared with."""
+    return in_pieces(vgg16(), zeroed()[::3])
 
 
 @torch.no_grad()
-def robust_rows(cell: Row) -> list[Row]:
+def robust_rows(cell: Row) -> pd.DataFrame:
     """Features left of every third zeroed photo; difference: the largest one of a pre-activation from float32's."""
     z = CONDITIONS[cell["condition"]](vgg16(), zeroed()[::3])
     before = plain()[: len(z)]
-    left = count_nonzero(vgg16().rest(z)).tolist()
-    margins = vgg16().margin_reached(before).tolist()
-    gaps = (z.double() - before.double()).abs().flatten(1).amax(1).tolist()
-    return [
-        {"photo": 3 * i, "left": n, "margin": margin, "difference": gap, "ratio": margin / gap if gap else None}
-        for i, (n, margin, gap) in enumerate(zip(left, margins, gaps, strict=True))
-    ]
-
-
-@functools.cache
-def zeroed() -> Tensor:
-    """The photos of data/defences/zero, checked to be within 8 grey levels of every second test photo."""
-    clean = photos("test")[0][1::2]
-    images = load_folder(DATA / "defences" / "zero").to(clean.device)
-    change = ((images - clean) * 255).round().abs().max()
-    if change > 8:
-        raise ValueError(f"data/defences/zero differs from its photos by {change:.0f} grey levels; make it again")
-    return images
-
-
-@functools.cache
-def plain() -> Tensor:
-    """Pre-activations in float32, one photo at a time: what all else is compared with."""
-    with torch.no_grad():
-        return one_by_one(vgg16(), zeroed()[::3])
+    table = pd.DataFrame({"photo": range(0, 3 * len(z), 3), "left": count_nonzero(vgg16().rest(z)).tolist()})
+    table["margin"] = vgg16().margin_reached(before).tolist()
+    table["difference"] = (z.double() - before.double()).abs().flatten(1).amax(1).tolist()
+    return table.assign(ratio=table.margin / table.difference.where(table.difference > 0))
 
 
 # --- another network ---------------------------------------------------------------------------------
 
 
-def transfer_table() -> None:
-    pairs = [("vgg16", "vgg16"), ("vgg16", "efficientnet_lite0"), ("vgg16", "vgg16 until pool4")]
-    pairs += [("efficientnet_lite0", "efficientnet_lite0"), ("efficientnet_lite0", "vgg16")]
-    fill(TABLES / "transfer.csv", [{"made on": made, "given to": given} for made, given in pairs], transfer_rows)
-
-
-def transfer_rows(cell: Row) -> list[Row]:
+def transfer_rows(cell: Row) -> pd.DataFrame:
     """What another network makes of a photo: clean, with noise of the same size, and zeroed."""
     places, attacked = zeroed_on(cell["made on"])
     clean, classifier = photos("test")[0][places], None
@@ -118,23 +98,15 @@ def transfer_rows(cell: Row) -> list[Row]:
         classifier = lite0() if cell["given to"] == "efficientnet_lite0" else six_classes()
     base = classifier.base if classifier else vgg16("pool4")
     kinds = {"clean": clean, "noise": to_grid((clean + speckle(clean.shape, 8)).clamp(0, 1)), "zeroed": attacked}
-    norms, first = embed(base, clean).norm(dim=1), answers(classifier, clean) if classifier else []
-    rows = []
+    norms, first, tables = embed(base, clean).norm(dim=1), answers(classifier, clean) if classifier else None, []
     for kind, images in kinds.items():
         features = embed(base, images)
-        said = answers(classifier, images) if classifier else [None] * len(images)
-        for n, place in enumerate(places):
-            rows.append(
-                {
-                    "photo": place,
-                    "image": kind,
-                    "active share": features[n].ne(0).float().mean().item(),
-                    "norm to clean": (features[n].norm() / norms[n]).item(),
-                    "answer": said[n],
-                    "answer stays": int(said[n] == first[n]) if classifier else None,
-                }
-            )
-    return rows
+        table = pd.DataFrame({"photo": places, "image": kind, "active share": features.ne(0).float().mean(1)})
+        table["norm to clean"] = features.norm(dim=1) / norms
+        table["answer"] = answers(classifier, images) if classifier else None
+        table["answer stays"] = (table.answer == first).astype(int) if classifier else None
+        tables.append(table)
+    return pd.concat(tables)
 
 
 @functools.cache
@@ -173,12 +145,17 @@ class Lowered(nn.Module):
         return self.body(x) - self.by
 
 
-def networks_table() -> None:
-    pairs = [(name, "random") for name in ENDINGS]
-    pairs += [(name, "random, last bias lowered") for name in list(ENDINGS)[:4]]
-    pairs += [("tf_efficientnet_lite0", "bundled")]
-    cells = [{"network": name, "weights": weights, "eps": eps} for name, weights in pairs for eps in (8, 255)]
-    fill(TABLES / "networks.csv", cells, network_row)
+def network(name: str, weights: str, image: Tensor) -> Base:
+    """The network of a row; a random one starts with biases of 0, and half of its features are active."""
+    if weights == "bundled":
+        return lite0().base
+    # Else timm starts the last block of each ResNet at zero, which no trained one is.
+    base = from_timm(name, **({"zero_init_last": False} if "resnet" in name else {})).base.to(image.device)
+    if weights == "random, last bias lowered":
+        with torch.no_grad():
+            z = base.pre_activations(image)
+        base.body = Lowered(base.body, z.quantile(1 - ACTIVE, interpolation="lower").item() - base.flat_below())
+    return base
 
 
 def network_row(cell: Row, steps: int = 40) -> list[Row]:
@@ -191,29 +168,28 @@ def network_row(cell: Row, steps: int = 40) -> list[Row]:
     settings = {"eps": cell["eps"] / 255, "steps": steps, "margin": 0.1 * z.std().item()}
     loss = hinge if base.threshold is not None else lambda z, margin: z**2
     result = completed(zero_out(base, image, loss=loss, **settings))
-    return [
-        {
-            "ends in": ENDINGS[cell["network"]],
-            "threshold": "none" if base.threshold is None else base.threshold,
-            "outputs": result.outputs,
-            "active when clean": int(count_nonzero(features)),
-            "left": result.nonzero[0],
-            "steps": result.steps[0],
-            "norm to clean": (embed(base, result.images).norm() / features.norm().cpu()).item(),
-        }
-    ]
+    row = {
+        "ends in": ENDINGS[cell["network"]],
+        "threshold": "none" if base.threshold is None else base.threshold,
+        "outputs": result.outputs,
+        "active when clean": int(count_nonzero(features)),
+        "left": result.nonzero[0],
+        "steps": result.steps[0],
+        "norm to clean": (embed(base, result.images).norm() / features.norm().cpu()).item(),
+    }
+    return [row]
 
 
-def network(name: str, weights: str, image: Tensor) -> Base:
-    """The network of a row; a random one starts with biases of 0, and half of its features are active."""
-    if weights == "bundled":
-        return lite0().base
-    # Else timm starts the last block of each ResNet at zero, which no trained one is.
-    base = from_timm(name, **({"zero_init_last": False} if "resnet" in name else {})).base.to(image.device)
-    if weights == "random":
-        return base
-    with torch.no_grad():
-        z = base.pre_activations(image)
-    by = z.flatten().kthvalue(round((1 - ACTIVE) * z.numel())).values.item() - base.threshold
-    mean, std = base.mean.flatten().tolist(), base.std.flatten().tolist()
-    return Base(Lowered(base.body, by), base.rest, mean=mean, std=std, name=name)
+LITE0 = "efficientnet_lite0"
+PAIRS = [("vgg16", "vgg16"), ("vgg16", LITE0), ("vgg16", "vgg16 until pool4"), (LITE0, LITE0), (LITE0, "vgg16")]
+NETWORKS = (
+    [(name, "random") for name in ENDINGS]
+    + [(name, "random, last bias lowered") for name in list(ENDINGS)[:4]]
+    + [("tf_efficientnet_lite0", "bundled")]
+)
+CELLS: dict[str, list[Row]] = {
+    "robust": [{"condition": condition} for condition in CONDITIONS],
+    "transfer": [{"made on": made, "given to": given} for made, given in PAIRS],
+    "networks": [{"network": name, "weights": w, "eps": eps} for name, w in NETWORKS for eps in (8, 255)],
+}
+MAKERS = {"robust": robust_rows, "transfer": transfer_rows, "networks": network_row}

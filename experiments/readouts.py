@@ -8,7 +8,7 @@ Means are stored in half precision, feature norms in float32, so that exact zero
 
 import hashlib
 from collections.abc import Callable, Sequence
-from functools import partial
+from typing import NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -26,11 +26,7 @@ from helpers.runtime import pick_device
 
 QUALITIES = (100, 90, 75, 50, 30, 15)  # of the JPEG copies of one photo
 SHOWN = 12  # that photo
-LATER = ("blur 5 x 5", "160 pixels")  # filters that a second look may use
-
-
-def train() -> Tensor:
-    return load_photos("train")[0]
+ALL = tuple(FILTERS)
 
 
 def test_split() -> tuple[Tensor, Tensor]:
@@ -39,35 +35,42 @@ def test_split() -> tuple[Tensor, Tensor]:
     return photos[::2], photos[1::2]
 
 
-def stored_images(folder: str) -> Tensor:
+def attacked(folder: str) -> Tensor:
     return load_folder(DATA / "defences" / folder)
 
 
 def jpeg_copies(folder: str) -> Tensor:
-    return torch.cat([jpeg(stored_images(folder)[SHOWN : SHOWN + 1], quality) for quality in QUALITIES])
+    return torch.cat([jpeg(attacked(folder)[SHOWN : SHOWN + 1], quality) for quality in QUALITIES])
 
 
 def noisy() -> Tensor:
     """Every ninth test photo with uniform noise of at most 8/255."""
     photos = test_split()[1][::9]
-    generator = torch.Generator().manual_seed(0)
-    return to_grid((photos + torch.randint(-8, 9, photos.shape, generator=generator) / 255).clamp(0, 1))
+    noise = torch.randint(-8, 9, photos.shape, generator=torch.Generator().manual_seed(0))
+    return to_grid((photos + noise / 255).clamp(0, 1))
 
 
-# Name of the set: base, images, filters.
-SETS: dict[str, tuple[Callable[[], Base], Callable[[], Tensor], Sequence[str]]] = {
-    "train": (vgg16_base, train, LATER),
-    "calibration": (vgg16_base, lambda: test_split()[0], SQUEEZERS),
-    "clean": (vgg16_base, lambda: test_split()[1], tuple(FILTERS)),
-    "noise": (vgg16_base, noisy, ()),
-    "donor": (vgg16_base, lambda: load_image(DATA / "images" / "albatross.png"), tuple(FILTERS)),
-    "zeroed": (vgg16_base, partial(stored_images, "zero"), tuple(FILTERS)),
-    "zeroed_calibration": (vgg16_base, partial(stored_images, "zero_calibration"), tuple(FILTERS)),
-    "zeroed_jpeg": (vgg16_base, partial(jpeg_copies, "zero"), ()),
-    "matched": (vgg16_base, partial(stored_images, "matched"), tuple(FILTERS)),
-    "matched_jpeg": (vgg16_base, partial(jpeg_copies, "matched"), ()),
-    "hardened_calibration": (vgg16_hardened, lambda: test_split()[0][::2], ()),
-    "hardened_clean": (vgg16_hardened, lambda: test_split()[1][::3], ()),
+class Images(NamedTuple):
+    """What a file of readouts is made of."""
+
+    load: Callable[[], Tensor]
+    filters: Sequence[str] = ()
+    base: Callable[[], Base] = vgg16_base
+
+
+SETS = {
+    "train": Images(lambda: load_photos("train")[0], ("blur 5 x 5", "160 pixels")),  # for a second look
+    "calibration": Images(lambda: test_split()[0], SQUEEZERS),
+    "clean": Images(lambda: test_split()[1], ALL),
+    "noise": Images(noisy),
+    "donor": Images(lambda: load_image(DATA / "images" / "albatross.png"), ALL),
+    "zeroed": Images(lambda: attacked("zero"), ALL),
+    "zeroed_calibration": Images(lambda: attacked("zero_calibration"), ALL),
+    "zeroed_jpeg": Images(lambda: jpeg_copies("zero")),
+    "matched": Images(lambda: attacked("matched"), ALL),
+    "matched_jpeg": Images(lambda: jpeg_copies("matched")),
+    "hardened_calibration": Images(lambda: test_split()[0][::2], base=vgg16_hardened),
+    "hardened_clean": Images(lambda: test_split()[1][::3], base=vgg16_hardened),
 }
 
 
@@ -89,8 +92,8 @@ def stored_key(name: str) -> str:
 
 def main(options: Sequence[str] = ()) -> None:
     for name in options or SETS:
-        make_base, make_images, filters = SETS[name]
-        base, images = make_base().to(pick_device()), make_images()
+        load, filters, make_base = SETS[name]
+        base, images = make_base().to(pick_device()), load()
         key = key_of(images, base, filters)
         if stored_key(name) == key:
             continue
