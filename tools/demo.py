@@ -6,17 +6,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from nbformat import NotebookNode
+import nbformat
+from nbclient import NotebookClient
+from nbconvert import HTMLExporter
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "out"
 FILES = ("albatross_zero.png", "albatross_zero.json", "comparison.png", "02_albatross.html")
 
 
-def described(output: "NotebookNode") -> "NotebookNode":
+def described(output: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """A figure as HTML with its alternative text, which nbconvert's template leaves out; sliders as their picture."""
     for kind in ("image/png", "image/jpeg"):
         if kind in output.get("data", {}):
@@ -26,34 +26,25 @@ def described(output: "NotebookNode") -> "NotebookNode":
     return output
 
 
-def page(book: "NotebookNode") -> str:
+def page(book: nbformat.NotebookNode) -> str:
     """A notebook as one HTML file."""
-    from nbconvert import HTMLExporter
-
     for cell in book.cells:
         cell.outputs = [described(output) for output in cell.get("outputs", [])]
     return HTMLExporter().from_notebook_node(book)[0]
-
-
-def run(path: Path) -> "NotebookNode":
-    """Execute a notebook; what its kernel writes to the terminal (remarks of the debugger, say) is dropped."""
-    import nbformat
-    from nbclient import NotebookClient
-
-    os.environ["ZERO_OUT_OUT"] = str(OUT)
-    book = nbformat.read(path, as_version=4)
-    client = NotebookClient(book, resources={"metadata": {"path": str(path.parent)}}, store_widget_state=False)
-    return client.execute(stderr=subprocess.DEVNULL)
 
 
 def main() -> int:
     OUT.mkdir(exist_ok=True)
     for name in FILES:
         (OUT / name).unlink(missing_ok=True)  # what is there afterwards was made now
-    print("Zeroing the features of the albatross: running notebooks/02_albatross.ipynb, about a minute ...", flush=True)
-    (OUT / FILES[-1]).write_text(page(run(ROOT / "notebooks" / "02_albatross.ipynb")), encoding="utf-8")
-    certificate = json.loads((OUT / "albatross_zero.json").read_text(encoding="utf-8"))
-    verdict = json.loads((OUT / "verdict.json").read_text(encoding="utf-8"))
+    path = ROOT / "notebooks" / "02_albatross.ipynb"
+    print(f"Zeroing the features of the albatross: running notebooks/{path.name}, about a minute ...", flush=True)
+    os.environ["ZERO_OUT_OUT"] = str(OUT)
+    client = NotebookClient(nbformat.read(path, as_version=4), resources={"metadata": {"path": str(path.parent)}})
+    client.store_widget_state = False
+    book = client.execute(stderr=subprocess.DEVNULL)  # remarks of the debugger, say
+    (OUT / FILES[-1]).write_text(page(book), encoding="utf-8")
+    certificate, verdict = (json.loads((OUT / name).read_text()) for name in ("albatross_zero.json", "verdict.json"))
     print(f"before: {verdict['before']}")
     print(f"after:  {verdict['after']}, the blank prediction: {verdict['blank']}")
     left, total = certificate["nonzero"], certificate["outputs"]

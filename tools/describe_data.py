@@ -4,10 +4,11 @@ python tools/describe_data.py           # write
 python tools/describe_data.py --check   # exit 1 when it is not up to date
 """
 
-import argparse
 import hashlib
 import sys
 from pathlib import Path
+
+from generated import write_or_check
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 MATE = "GPL-2+, Debian package mate-backgrounds 1.26.0"
@@ -74,28 +75,17 @@ def source_of(file: str) -> str:
 
 
 def page() -> str:
-    files = sorted(p for p in DATA.rglob("*") if p.is_file() and p != DATA / "README.md" and p.suffix != ".part")
     groups: dict[str, list[str]] = {}
-    for path in files:
-        name = path.relative_to(DATA).as_posix()
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        groups.setdefault(source_of(name), []).append(f"{digest}  {name}")
+    for path in sorted(DATA.rglob("*")):
+        if path.is_file() and path != DATA / "README.md" and path.suffix != ".part":
+            name = path.relative_to(DATA).as_posix()
+            line = f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {name}"
+            groups.setdefault(source_of(name), []).append(line)
     parts = [TOP]
     for source, lines in groups.items():
         parts += [f"\n{source[0].upper() + source[1:]}:\n", "```", *lines, "```"]
     return "\n".join(parts) + "\n"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 on drift")
-    check = parser.parse_args().check
-    path, text = DATA / "README.md", page()
-    if check:
-        return int(not path.exists() or path.read_text(encoding="utf-8") != text)
-    path.write_text(text, encoding="utf-8")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(write_or_check(__doc__, {DATA / "README.md": page()}))

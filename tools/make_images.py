@@ -1,37 +1,30 @@
 """Make data/images/ and data/photos/ from packages with a free licence.
 
-Debian packages (qabcs-data, mate-backgrounds, tuxpaint-stamps-default) and the
-wheel of scikit-image are unpacked, never installed. Run it on Debian or Ubuntu
-(it calls apt-get download and dpkg-deb), or put the four files into a folder:
-
-    python tools/make_images.py [--packages DIR]
+Debian packages (qabcs-data, mate-backgrounds, tuxpaint-stamps-default) and the wheel of scikit-image are unpacked,
+never installed. Needs Debian or Ubuntu (it calls apt-get download and dpkg-deb).
 """
 
-import argparse
-import csv
 import hashlib
-import io
 import subprocess
 import sys
 import tempfile
-import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image, ImageFilter
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 SIZE = 224
 SEED = 16
-SKIMAGE = "scikit_image-0.26.0-cp311-cp311-manylinux_2_24_x86_64.manylinux_2_28_x86_64.whl"
-PACKAGES = {
-    "qabcs-data_1.0.2-6_all.deb": "3484da4cf258e6f3a39a1fc99bbfcaddfd679cff96a8fa792f261ab0a2bf9d86",
-    "mate-backgrounds_1.26.0-1_all.deb": "7bf4c2209f34b4f61ba6d24c8b58c28b361e82e4b943aae6d42c030169af9e04",
-    "tuxpaint-stamps-default_2022.06.04-1_all.deb": "6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34",
-    SKIMAGE: "74aa5518ccea28121f57a95374581d3b979839adc25bb03f289b1bc9b99c58af",
+DEBIAN = {  # package: version, sha256
+    "qabcs-data": ("1.0.2-6", "3484da4cf258e6f3a39a1fc99bbfcaddfd679cff96a8fa792f261ab0a2bf9d86"),
+    "mate-backgrounds": ("1.26.0-1", "7bf4c2209f34b4f61ba6d24c8b58c28b361e82e4b943aae6d42c030169af9e04"),
+    "tuxpaint-stamps-default": ("2022.06.04-1", "6db6c1bfc870a47f1499d6203b083522eacb57c5f9c87d468f2e92eb6d9d5f34"),
 }
-STAMPS = "tuxpaint/usr/share/tuxpaint/stamps"
-MATE = "mate/usr/share/backgrounds/mate"
+SKIMAGE = "74aa5518ccea28121f57a95374581d3b979839adc25bb03f289b1bc9b99c58af"  # of the wheel for Python 3.11 on Linux
+STAMPS = "usr/share/tuxpaint/stamps"
+MATE = "usr/share/backgrounds/mate"
 
 # The classes of data/photos/: folders of cut-outs. Cartoons, toys, silhouettes,
 # mirrored twins, parts and cut-outs below 60 pixels are left out.
@@ -44,69 +37,40 @@ CLASSES = {
     "vehicle": ["military/vehicles", "vehicles"],
 }
 LEFT_OUT = (
-    "cartoon",
-    "toys",
-    "mirror",
-    "plastic",
-    "hedgehog",
-    "echidna",
-    "cats/lion.png",
-    "arttools",
-    "7spoke",
-    "wheel_tractor",
-    "sedan_police",
-    "household/cylinder",
-    "rubberduck",
-    "household/dishes/glass",
+    *("cartoon", "toys", "mirror", "plastic", "hedgehog", "echidna", "cats/lion.png", "arttools", "7spoke"),
+    *("wheel_tractor", "sedan_police", "household/cylinder", "rubberduck", "household/dishes/glass"),
 )
 LARGEST = 60  # cut-outs per class
 TEST_SHARE = 0.4
 # Backgrounds for the cut-outs: nothing that one of the classes could claim.
-BACKGROUNDS = (
-    [
-        f"{MATE}/nature/{n}.jpg"
-        for n in ("Aqua", "Blinds", "Dune", "GreenMeadow", "RainDrops", "Storm", "TwoWings", "Wood")
-    ]
-    + [f"{MATE}/abstract/Elephants.jpg"]
-    + [f"ski/skimage/data/{n}.png" for n in ("brick", "grass", "gravel")]
-)
+NATURE = ("Aqua", "Blinds", "Dune", "GreenMeadow", "RainDrops", "Storm", "TwoWings", "Wood")
+BACKGROUNDS = [f"{MATE}/nature/{name}.jpg" for name in NATURE] + [f"{MATE}/abstract/Elephants.jpg"]
+BACKGROUNDS += [f"skimage/data/{name}.png" for name in ("brick", "grass", "gravel")]
 # Single pictures: source, and the crop box in shares of width and height.
 PICTURES = {
-    "astronaut": ("ski/skimage/data/astronaut.png", (0.0, 0.0, 1.0, 1.0)),
-    "cat": ("ski/skimage/data/chelsea.png", (0.12, 0.0, 0.78, 1.0)),
-    "coffee": ("ski/skimage/data/coffee.png", (0.25, 0.0, 0.92, 1.0)),
+    "astronaut": ("skimage/data/astronaut.png", (0.0, 0.0, 1.0, 1.0)),
+    "cat": ("skimage/data/chelsea.png", (0.12, 0.0, 0.78, 1.0)),
+    "coffee": ("skimage/data/coffee.png", (0.25, 0.0, 0.92, 1.0)),
     "yellow_flower": (f"{MATE}/nature/YellowFlower.jpg", (0.37, 0.0, 1.0, 1.0)),
     "dune": (f"{MATE}/nature/Dune.jpg", (0.3, 0.0, 0.925, 1.0)),
     "ladybird": (f"{MATE}/nature/LadyBird.jpg", (0.5, 0.2, 0.9, 0.84)),
-    "rocket": ("ski/skimage/data/rocket.jpg", (0.17, 0.0, 0.84, 1.0)),
+    "rocket": ("skimage/data/rocket.jpg", (0.17, 0.0, 0.84, 1.0)),
 }
 
 
-def unpack(folder: Path | None) -> Path:
-    """Unpack the four packages below one temporary folder."""
-    root = Path(tempfile.mkdtemp())
-    for (name, expected), short in zip(PACKAGES.items(), ("qabcs", "mate", "tuxpaint", "ski"), strict=True):
-        path = (folder or root) / name
-        if not path.exists():
-            fetch(name, path.parent)
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        if digest != expected:
-            raise SystemExit(f"{name}: sha256 is {digest}, expected {expected}")
-        if name.endswith(".deb"):
-            subprocess.run(["dpkg-deb", "-x", str(path), str(root / short)], check=True)
-        else:
-            zipfile.ZipFile(path).extractall(root / short)
-    return root
-
-
-def fetch(name: str, folder: Path) -> None:
-    package, version = name.split("_")[0], name.split("_")[1]
-    if name.endswith(".deb"):
-        subprocess.run(["apt-get", "download", "-q", f"{package}={version}"], cwd=folder, check=True)
-        return
-    pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder)]
-    platform = ["--platform", "manylinux_2_28_x86_64", "--python-version", "3.11", "--only-binary", ":all:"]
-    subprocess.run([*pip, *platform, "scikit-image==0.26.0"], check=True)
+def unpack(root: Path) -> None:
+    """Download the four packages into a folder, check them, and unpack them there."""
+    names = [f"{name}={version}" for name, (version, _) in DEBIAN.items()]
+    subprocess.run(["apt-get", "download", "-q", *names], cwd=root, check=True)
+    pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--only-binary", ":all:"]
+    platform = ["--platform", "manylinux_2_28_x86_64", "--python-version", "3.11", "scikit-image==0.26.0"]
+    subprocess.run([*pip, *platform], cwd=root, check=True)
+    known = {SKIMAGE, *(sha256 for _, sha256 in DEBIAN.values())}
+    if known != {hashlib.sha256(path.read_bytes()).hexdigest() for path in root.iterdir()}:
+        raise SystemExit("a package has another sha256 than expected")
+    for path in [*root.glob("*.deb"), *root.glob("*.whl")]:
+        unpacker = ["dpkg-deb", "-x", path, root] if path.suffix == ".deb" else ["unzip", "-q", path, "-d", root]
+        subprocess.run(unpacker, check=True)
 
 
 def albatross(root: Path) -> Image.Image:
@@ -123,7 +87,7 @@ def albatross(root: Path) -> Image.Image:
     sea = np.array([86, 132, 160]) * (1 - depth) + np.array([30, 82, 118]) * depth
     picture[horizon:] = sea + 9 * waves[:, :, None] * depth + 10 * (smooth_noise(rng, 5)[horizon:] - 0.5)
     canvas = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).convert("RGBA")
-    bird = Image.open(root / "qabcs/usr/share/qabcs/abcs/all/pics/animals/albatross.png").convert("RGBA")
+    bird = Image.open(root / "usr/share/qabcs/abcs/all/pics/animals/albatross.png").convert("RGBA")
     bird = bird.crop(bird.getbbox())
     width = 250  # the wing tips leave the picture, so that the head is large enough to tell an albatross
     bird = bird.resize((width, round(width * bird.height / bird.width)), Image.Resampling.LANCZOS)
@@ -189,33 +153,22 @@ def photos(root: Path) -> None:
             picture, background = compose(root, path, rng)
             split = "test" if i < tests else "train"
             file = f"{split}/{label}/{path.stem.lower()}.jpg"
-            store(picture, DATA / "photos" / file, format="JPEG", quality=92, subsampling=0)
+            (DATA / "photos" / file).parent.mkdir(parents=True, exist_ok=True)
+            picture.save(DATA / "photos" / file, quality=92, subsampling=0)
             stamp = path.relative_to(root / STAMPS).as_posix()
             rows.append({"file": file, "label": label, "split": split, "cut_out": stamp, "background": background})
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(sorted(rows, key=lambda row: (row["split"], row["file"])))
-    (DATA / "photos" / "index.csv").write_text(text.getvalue(), encoding="utf-8")
-    print(f"photos: {len(rows)}, of them {sum(r['split'] == 'test' for r in rows)} for test")
-
-
-def store(picture: Image.Image, path: Path, **how: object) -> None:
-    """Save under a temporary name, then rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    picture.save(part, **how)
-    part.replace(path)
+    table = pd.DataFrame(rows).sort_values(["split", "file"])
+    table.to_csv(DATA / "photos" / "index.csv", index=False, lineterminator="\n")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--packages", type=Path, help="folder with the four packages already in it")
-    root = unpack(parser.parse_args().packages)
-    store(albatross(root), DATA / "images" / "albatross.png", format="PNG", optimize=True)
-    for name, (source, box) in PICTURES.items():
-        store(square(root, source, box), DATA / "images" / f"{name}.png", format="PNG", optimize=True)
-    photos(root)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        unpack(root)
+        albatross(root).save(DATA / "images" / "albatross.png", optimize=True)
+        for name, (source, box) in PICTURES.items():
+            square(root, source, box).save(DATA / "images" / f"{name}.png", optimize=True)
+        photos(root)
 
 
 if __name__ == "__main__":

@@ -32,17 +32,6 @@ INCHES = (5.6, 2.35)  # 560 pixels wide
 Frame = tuple[int, Tensor, int]  # step, picture (3, H, W), outputs left
 
 
-def watch(base: torch.nn.Module, image: Tensor) -> list[Frame]:
-    """Every step of one attack, up to exact zero."""
-    seen: list[Frame] = []
-    result = zero_out(
-        base, image, eps=EPS, steps=STEPS, on_step=lambda step, x, left: seen.append((step, x[0].clone(), int(left[0])))
-    )
-    if result.nonzero != [0]:
-        raise SystemExit(f"{result}: not exactly zero, so there is no loop to show")
-    return seen
-
-
 def choose(seen: list[Frame]) -> list[Frame]:
     """The first steps, in which the prediction changes, then steps between which the count falls by a like factor."""
     counts = torch.tensor([max(left, 0.5) for _, _, left in seen]).log()
@@ -88,20 +77,21 @@ def animate(pictures: list[Image.Image]) -> bytes:
     return content.getvalue()
 
 
-def main(path: Path = DATA / "loop.gif") -> int:
+def main() -> None:
     use_style()
     base, image = vgg16_base(), load_image(DATA / "images" / "albatross.png")
     classifier = train_head(base, *load_photos("train"))
-    seen = watch(base, image)
-    if not torch.equal(classifier.probabilities(seen[-1][1][None])[0], classifier.blank()):
-        raise SystemExit("the last answer is not the blank prediction")
+    seen: list[Frame] = []
+
+    def watch(step: int, x: Tensor, left: Tensor) -> None:
+        seen.append((step, x[0].clone(), int(left[0])))
+
+    result = zero_out(base, image, eps=EPS, steps=STEPS, on_step=watch)
+    if result.nonzero != [0]:
+        raise SystemExit(f"{result}: not exactly zero, so there is no loop to show")
     factor = amplification(seen[-1][1] - image)
-    pictures = [draw(frame, image[0], classifier, factor) for frame in choose(seen)]
-    content = animate(pictures)
-    write_file(path, content)
-    print(f"{path.name}: {len(pictures)} frames, {pictures[0].width} px wide, {len(content) / 1e6:.2f} MB")
-    return 0
+    write_file(DATA / "loop.gif", animate([draw(frame, image[0], classifier, factor) for frame in choose(seen)]))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -9,7 +9,6 @@ setup cells and links of the notebooks are then written from it by tools/sync_no
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 from sync_notebooks import ROOT, URL
 
@@ -17,30 +16,19 @@ PLACES = ("pyproject.toml", "CITATION.cff", "README.md", "CHANGELOG.md", "CONTRI
 NAME = re.compile(r"[A-Za-z0-9]+(?:-[A-Za-z0-9]+)*/(?!\.+$)[\w.-]+(?<!\.git)", re.ASCII)
 
 
-def publish(repository: str) -> list[Path]:
-    """Replace the old address by that of repository, "owner/name"; return the files that changed."""
+def publish(repository: str) -> None:
+    """Replace the old address by that of repository, "owner/name"."""
     if not NAME.fullmatch(repository):
-        raise ValueError(f"REPO is {repository!r}; give it as owner/name, for example zero-out/zero-out-attack")
+        raise SystemExit(f"REPO is {repository!r}; give it as owner/name, for example zero-out/zero-out-attack")
     # Colab's, raw files' and badges' addresses hold owner/name after a slash as well.
     old = re.compile(rf"(?<=/){re.escape(URL.removeprefix('https://github.com/'))}(?![\w-])")
-    changed = []
     for path in sorted(path for place in PLACES for path in ROOT.glob(place) if path.is_file()):
         text = path.read_text(encoding="utf-8")
         if (new := old.sub(repository, text)) != text:
             path.write_text(new, encoding="utf-8")
-            changed.append(path)
-    return changed
-
-
-def main() -> int:
-    try:
-        changed = publish(" ".join(sys.argv[1:]))
-    except ValueError as error:
-        sys.exit(str(error))
-    for path in changed:
-        print(f"written: {path.relative_to(ROOT)}")
-    return subprocess.run([sys.executable, str(ROOT / "tools" / "sync_notebooks.py")]).returncode
+            print("written:", path)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    publish(" ".join(sys.argv[1:]))
+    subprocess.run([sys.executable, str(ROOT / "tools" / "sync_notebooks.py")], check=True)

@@ -4,7 +4,7 @@ python -m tools.results           # write
 python -m tools.results --check   # exit 1 when one is not up to date
 """
 
-import argparse
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from helpers.tables import read_record
+from tools.generated import write_or_check
 
 ROOT = Path(__file__).resolve().parents[1]
 BENCH = ROOT / "data" / "bench"
@@ -81,7 +81,7 @@ def markdown(table: pd.DataFrame) -> str:
 
 def made(name: str) -> str:
     """What made the rows of a table, in one line per machine."""
-    entries = [{**entry} for entry in read_record(BENCH / f"{name}.csv")]
+    entries = json.loads((BENCH / f"{name}.json").read_text(encoding="utf-8"))
     return "\n".join("- " + ", ".join(f"{key} {value}" for key, value in entry.items()) for entry in entries)
 
 
@@ -100,13 +100,13 @@ def facts() -> str:
     rows = pd.read_csv(BENCH / "strength.csv")
     rows = rows[rows.eps == 8]
     zero, rest = rows[rows.left == 0], rows[rows.left > 0]
+    left = f"{rest.left.min()} to {rest.left.max()}" if len(rest) else "-"
+    change = f"{rest['total variation'].max():.1g}" if len(rest) else "-"
     found = {
         "exactly zero in the saved file": f"{len(zero)} of {len(rows)}",
         "steps, median of the zeroed": f"{zero.steps.median():.0f}",
-        "features left in the others, of 25,088": f"{rest.left.min()} to {rest.left.max()}" if len(rest) else "-",
-        "largest change of a six-class answer left in the others": f"{rest['total variation'].max():.1g}"
-        if len(rest)
-        else "-",
+        "features left in the others, of 25,088": left,
+        "largest change of a six-class answer left in the others": change,
     }
     lines = [f"| {len(rows)} images, 8/255, at most {rows['at most'].max()} steps | |", "|---|---|"]
     return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in found.items())])
@@ -117,16 +117,7 @@ def readme(text: str) -> str:
     return re.sub(r"(<!-- results -->\n).*?(<!-- end -->)", lambda m: f"{m[1]}{facts()}\n{m[2]}", text, flags=re.S)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 on drift")
-    check, front = parser.parse_args().check, ROOT / "README.md"
-    wanted = {ROOT / "docs" / "results.md": page(), front: readme(front.read_text(encoding="utf-8"))}
-    drifted = [p for p, text in wanted.items() if not p.exists() or p.read_text(encoding="utf-8") != text]
-    for path in [] if check else drifted:
-        path.write_text(wanted[path], encoding="utf-8", newline="\n")
-    return int(check and bool(drifted))
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    front = ROOT / "README.md"
+    wanted = {ROOT / "docs" / "results.md": page(), front: readme(front.read_text(encoding="utf-8"))}
+    sys.exit(write_or_check(__doc__, wanted))

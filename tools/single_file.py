@@ -10,7 +10,6 @@ from the repository, and their sha256 is checked.
 import base64
 import io
 import re
-import sys
 import zipfile
 from pathlib import Path
 
@@ -75,27 +74,24 @@ def carried(code: str) -> bytes:
     Where the code also names folders inside one, only those: DATA / "defences" / "zero", load_photos("train").
     """
     content = io.BytesIO()
-    files = sorted((ROOT / "helpers").rglob("*.py"))
-    for folder in sorted(path for path in (ROOT / "data").iterdir() if path.is_dir() and path.name != "weights"):
+    files = {*(ROOT / "helpers").rglob("*.py")}
+    for folder in (path for path in (ROOT / "data").iterdir() if path.is_dir() and path.name != "weights"):
         if re.search(rf"(?:\b|_){folder.name}\b", code):  # DATA / "images", load_photos
             parts = [part for part in folder.iterdir() if part.is_dir() and f'"{part.name}"' in code]
-            inside = [path for part in parts or [folder] for path in part.rglob("*")]
-            files += sorted({*inside, *folder.glob("*")})
-    files = [path for path in files if path.is_file() and not path.name.startswith(".")]
+            files |= {*folder.glob("*"), *(path for part in parts or [folder] for path in part.rglob("*"))}
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in files:
+        for path in sorted(path for path in files if path.is_file() and not path.name.startswith(".")):
             archive.write(path, path.relative_to(ROOT))
     return content.getvalue()
 
 
-def main(folder: Path = ROOT / "out" / "single") -> int:
+def main(folder: Path = ROOT / "out" / "single") -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for notebook in NOTEBOOKS:
         path = folder / notebook.path.name
         path.write_text(single(notebook.path), encoding="utf-8")
-        print(f"{path.relative_to(folder.parents[1])}: {path.stat().st_size / 1e6:.1f} MB")
-    return 0
+        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -6,13 +6,13 @@
 Cells are known by their tag (header, setup, navigation) and made when missing.
 """
 
-import argparse
 import re
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import nbformat
+from generated import write_or_check
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell
 
@@ -151,29 +151,18 @@ def synced(path: Path) -> str:
 
 
 def readme(text: str) -> str:
-    """The README with its table of notebooks; ValueError when the place for the table is gone."""
+    """The README with its table of notebooks."""
     rows = ["| notebook | the question it answers | without a GPU |", "|---|---|---|"]
     rows += [f"| [{n.title}](notebooks/{n.path.name}) | {n.question} | {n.minutes} min |" for n in NOTEBOOKS]
-    table = "\n".join(["<!-- notebooks -->", *rows, "<!-- end -->"])
-    filled, places = re.subn(r"<!-- notebooks -->\n.*?<!-- end -->", lambda _: table, text, flags=re.S)
-    if places != 1:
-        raise ValueError(f"README.md has {places} places for the table; keep one <!-- notebooks --> ... <!-- end -->")
-    return filled
+    table = "\n".join(rows)
+    return re.sub(r"(<!-- notebooks -->\n).*?(\n<!-- end -->)", lambda m: m[1] + table + m[2], text, flags=re.S)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 on drift")
-    check = parser.parse_args().check
-    wanted = {p: synced(p) for p in sorted((ROOT / "notebooks").rglob("*.ipynb")) if ".ipynb_checkpoints" not in str(p)}
+    books = [path for path in sorted((ROOT / "notebooks").rglob("*.ipynb")) if ".ipynb_checkpoints" not in path.parts]
     page = ROOT / "README.md"
-    wanted[page] = readme(page.read_text(encoding="utf-8"))
-    drifted = [p for p, text in wanted.items() if p.read_text(encoding="utf-8") != text]
-    for path in drifted:
-        print(("drifted: " if check else "written: ") + str(path.relative_to(ROOT)))
-        if not check:
-            path.write_text(wanted[path], encoding="utf-8", newline="\n")
-    return int(check and bool(drifted))
+    wanted = {path: synced(path) for path in books} | {page: readme(page.read_text(encoding="utf-8"))}
+    return write_or_check(__doc__, wanted)
 
 
 if __name__ == "__main__":
