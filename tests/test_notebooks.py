@@ -1,6 +1,8 @@
 """The form of the notebooks; what their cells compute is compared by nbval."""
 
 import ast
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 
 import nbformat
@@ -13,103 +15,94 @@ from nets import corridor, lowering, noise, picture, random_net
 from helpers.attack import zero_out
 
 ROOT = Path(__file__).resolve().parents[1]
-MAIN = sorted((ROOT / "notebooks").glob("*.ipynb"))
-MORE = sorted((ROOT / "notebooks" / "appendix").glob("*.ipynb"))
-SOLUTIONS = sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb"))
+PATHS = sorted([*ROOT.glob("notebooks/*.ipynb"), *ROOT.glob("notebooks/[as]*/*.ipynb")])
+BOOKS = {path: nbformat.read(path, as_version=4) for path in PATHS}
+MAIN = [path for path in BOOKS if path.parent.name == "notebooks"]
 PICTURES = {"image/png", "image/jpeg"}
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
-each_notebook = pytest.mark.parametrize("path", MAIN + MORE + SOLUTIONS, ids=lambda path: path.stem)
-each_main = pytest.mark.parametrize("path", MAIN, ids=lambda path: path.stem)
+
+def code_cells(book: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in book.cells if cell.cell_type == "code"]
 
 
-def read(path: Path) -> NotebookNode:
-    return nbformat.read(path, as_version=4)
-
-
-def code_cells(path: Path) -> list[NotebookNode]:
-    return [cell for cell in read(path).cells if cell.cell_type == "code"]
-
-
-def outputs(cells: list[NotebookNode]) -> list[NotebookNode]:
+def outputs(*cells: NotebookNode) -> list[NotebookNode]:
     return [output for cell in cells for output in cell.get("outputs", [])]
 
 
-def headings(path: Path) -> list[str]:
-    text = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
-    return [line for line in text.splitlines() if line.startswith("#")]
+def is_setup(cell: NotebookNode) -> bool:
+    return "setup" in cell.metadata.get("tags", [])
 
 
-@each_notebook
-def test_header_setup_cell_and_navigation_have_not_drifted(path: Path) -> None:
-    assert path.read_text(encoding="utf-8") == sync_notebooks.synced(path)
+def breaking(rule: Callable[[NotebookNode], bool]) -> list[str]:
+    """The notebooks that do not keep a rule."""
+    return [path.stem for path, book in BOOKS.items() if not rule(book)]
 
 
-def test_the_readmes_table_has_not_drifted() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert text == sync_notebooks.readme(text)
-
-
-@each_notebook
-def test_github_can_show_it(path: Path) -> None:
-    """GitHub refuses widget state and large files."""
-    nbformat.validate(read(path))
-    assert "widgets" not in read(path).metadata
-    assert path.stat().st_size < 2_000_000
-
-
-@each_notebook
-def test_cells_were_run_once_from_top_to_bottom_without_a_warning(path: Path) -> None:
-    cells = code_cells(path)
-    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
-    assert not [o for o in outputs(cells) if o.output_type == "error" or o.get("name") == "stderr"]
-
-
-@each_notebook
-def test_sliders_have_a_still_twin(path: Path) -> None:
-    for output in outputs(code_cells(path)):
-        if WIDGET in (data := output.get("data", {})):
-            assert "text/plain" in data and (PICTURES & set(data) or "upload" in data["text/plain"])
-
-
-@each_notebook
-def test_code_fits_the_page(path: Path) -> None:
-    for cell in code_cells(path):
-        if "setup" not in cell.metadata.get("tags", []):
-            lines = [line for line in cell.source.splitlines() if line.strip()]
-            assert len(lines) <= 20 and max(map(len, lines)) <= 79, cell.source
-
-
-@each_notebook
-def test_every_figure_has_a_text_and_no_two_touch(path: Path) -> None:
-    before = False
-    for cell in read(path).cells:
-        described = [
-            output.metadata[kind].alt for output in outputs([cell]) for kind in PICTURES & {*output.get("data", {})}
-        ]
-        assert all(len(alt.split()) >= 4 for alt in described), cell.source
-        assert not (before and described), cell.source
-        before = bool(described)
-
-
-@each_main
-def test_the_order_of_a_notebook(path: Path) -> None:
-    cells = read(path).cells
-    assert "**You will learn**" in cells[1].source and "**You need**" in cells[1].source
-    assert [cell.cell_type for cell in cells[:3]] == ["markdown", "markdown", "code"]
-    assert len([heading for heading in headings(path) if heading.startswith("# ")]) == 1
-    assert [heading.removeprefix("## ") for heading in headings(path)][-3:] == [
-        "What we saw", "Try it yourself", "References",
-    ]  # fmt: skip
-
-
-@each_main
-def test_something_is_seen_within_four_cells_after_setup_and_imports(path: Path) -> None:
-    assert any(cell.outputs for cell in code_cells(path)[2:6])
+def test_header_setup_cell_and_navigation_have_not_drifted() -> None:
+    assert [path.stem for path in BOOKS if path.read_text(encoding="utf-8") != sync_notebooks.synced(path)] == []
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert "<!-- notebooks -->" in readme and readme == sync_notebooks.readme(readme)
 
 
 def test_each_notebook_has_solutions() -> None:
-    assert [path.stem for path in SOLUTIONS] == [f"{path.stem}_solutions" for path in MAIN]
+    solutions = sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb"))
+    assert [path.stem for path in solutions] == [f"{path.stem}_solutions" for path in MAIN]
+
+
+def test_github_can_show_them() -> None:
+    """GitHub refuses widget state and large files."""
+    for book in BOOKS.values():
+        nbformat.validate(book)
+    assert breaking(lambda book: "widgets" not in book.metadata) == []
+    assert [path.stem for path in BOOKS if path.stat().st_size > 2_000_000] == []
+
+
+def test_cells_were_run_once_from_top_to_bottom_without_a_warning() -> None:
+    def keeps(book: NotebookNode) -> bool:
+        counts = [cell.execution_count for cell in code_cells(book)]
+        troubles = [o for o in outputs(*book.cells) if o.output_type == "error" or o.get("name") == "stderr"]
+        return counts == list(range(1, len(counts) + 1)) and not troubles
+
+    assert breaking(keeps) == []
+
+
+def test_sliders_have_a_still_twin() -> None:
+    shown = [output.get("data", {}) for book in BOOKS.values() for output in outputs(*book.cells)]
+    sliders = [data for data in shown if WIDGET in data]
+    assert sliders and all(PICTURES & {*data} or "upload" in data["text/plain"] for data in sliders)
+
+
+def test_code_fits_the_page() -> None:
+    def fits(cell: NotebookNode) -> bool:
+        lines = [line for line in cell.source.splitlines() if line.strip()]
+        return is_setup(cell) or (len(lines) <= 20 and max(map(len, lines)) <= 79)
+
+    assert breaking(lambda book: all(map(fits, code_cells(book)))) == []
+
+
+def test_every_figure_has_a_text_and_no_two_touch() -> None:
+    def texts(cell: NotebookNode) -> list[str]:
+        return [o.metadata[kind].alt for o in outputs(cell) for kind in PICTURES & {*o.get("data", {})}]
+
+    def keeps(book: NotebookNode) -> bool:
+        found = [texts(cell) for cell in book.cells]
+        touching = [one and other for one, other in itertools.pairwise(found)]
+        return not any(touching) and all(len(text.split()) >= 4 for one in found for text in one)
+
+    assert breaking(keeps) == []
+
+
+@pytest.mark.parametrize("path", MAIN, ids=lambda path: path.stem)
+def test_the_order_of_a_notebook(path: Path) -> None:
+    cells = BOOKS[path].cells
+    assert "**You will learn**" in cells[1].source and "**You need**" in cells[1].source
+    assert [cell.cell_type for cell in cells[:3]] == ["markdown", "markdown", "code"]
+    text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    headings = [line for line in text.splitlines() if line.startswith("#")]
+    assert len([heading for heading in headings if heading.startswith("# ")]) == 1
+    assert headings[-3:] == ["## What we saw", "## Try it yourself", "## References"]
+    assert outputs(*code_cells(BOOKS[path])[2:6]), "something is seen within four cells after setup and imports"
 
 
 # --- the loop of notebook 02 ----------------------------------------------------------------------
@@ -118,7 +111,7 @@ def test_each_notebook_has_solutions() -> None:
 @pytest.fixture(scope="module")
 def by_hand() -> object:
     """The function zero_out_by_hand of notebook 02, with all imports and functions that stand there."""
-    cells = [cell for cell in code_cells(MAIN[1]) if "setup" not in cell.metadata.get("tags", [])]
+    cells = [cell for cell in code_cells(BOOKS[MAIN[1]]) if not is_setup(cell)]
     nodes = [node for cell in cells for node in ast.parse(cell.source).body]
     kept = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef)]
     names: dict[str, object] = {}

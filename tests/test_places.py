@@ -3,7 +3,6 @@
 The places are those of places.py. Whole notebooks run there with `make places`.
 """
 
-import ast
 import importlib
 import json
 import os
@@ -18,8 +17,6 @@ import single_file
 from places import COLAB, KAGGLE, LAYOUTS, ROOT, Place, code_cells
 from sync_notebooks import SETUP
 
-NOTEBOOKS = sorted((ROOT / "notebooks").rglob("*.ipynb"))
-WEIGHTS = ROOT / "data" / "weights"
 Make = Callable[..., Place]
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="the stand-in for git is a shell script")
@@ -134,62 +131,19 @@ def test_another_helpers_that_was_imported_before_is_named(make_place: Make, mon
         place.setup(SETUP)
 
 
-# --- whole projects there ---------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What `make kaggle` packs: dataset/ and notebooks/."""
-    folder = tmp_path_factory.mktemp("kaggle")
-    pack_kaggle.pack(folder, "someone")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def singles(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """What `make single` writes."""
-    folder = tmp_path_factory.mktemp("out") / "single"
-    single_file.main(folder)
-    return sorted(folder.iterdir())
-
-
-def run_imports(path: Path) -> None:
-    """Execute all import lines of a notebook after its setup cell."""
-    nodes = [node for text in code_cells(path)[1:] for node in ast.parse(text).body]
-    exec("\n".join(ast.unparse(node) for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)), {})
-
-
-def assert_albatross() -> None:
-    images, networks = sys.modules["helpers.images"], importlib.import_module("helpers.networks")
-    image = images.load_image(images.DATA / "images" / "albatross.png")
-    assert networks.efficientnet_lite0().predict(image)[0][0][0] == "albatross"
+# --- packed forms: whole notebooks run there with everywhere.py ----------------------------------------
 
 
 @pytest.mark.places
-def test_every_notebook_imports_what_it_needs_from_a_read_only_data_set(
-    make_place: Make, packed: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    place = make_place("/kaggle/working", **KAGGLE)
-    root = place.at(LAYOUTS["slug"])
-    root.rmdir()
-    root.symlink_to(packed / "dataset")
-    for path in NOTEBOOKS:
-        assert place.setup(code_cells(path)[0]) == root
-        run_imports(path)
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    assert sys.modules["helpers.images"].out_folder() == place.at("/kaggle/working/out")
-    assert_albatross()
-
-
-@pytest.mark.places
-def test_what_kaggle_wants_is_beside_the_files(packed: Path) -> None:
-    dataset = json.loads((packed / "dataset" / "dataset-metadata.json").read_text(encoding="utf-8"))
+def test_what_kaggle_wants_is_beside_the_files(tmp_path: Path) -> None:
+    folder, *_ = pack_kaggle.pack(tmp_path, "someone")
+    dataset = json.loads((folder / "dataset-metadata.json").read_text(encoding="utf-8"))
     assert re.fullmatch(r"someone/[a-z0-9-]{6,50}", dataset["id"]) and 6 <= len(dataset["title"]) <= 50
-    assert not list((packed / "dataset").rglob("__pycache__"))
+    assert not list(folder.rglob("__pycache__"))
     for path in (ROOT / "notebooks").glob("*.ipynb"):
-        folder = packed / "notebooks" / path.stem
-        about = json.loads((folder / "kernel-metadata.json").read_text(encoding="utf-8"))
-        assert (folder / about["code_file"]).read_bytes() == path.read_bytes()
+        place = tmp_path / "notebooks" / path.stem
+        about = json.loads((place / "kernel-metadata.json").read_text(encoding="utf-8"))
+        assert (place / about["code_file"]).read_bytes() == path.read_bytes()
         assert about["dataset_sources"] == [dataset["id"]] and not about["enable_internet"]
         assert re.fullmatch(r"someone/[a-z0-9-]{5,50}", about["id"]) and len(about["title"]) <= 50
 
@@ -197,41 +151,32 @@ def test_what_kaggle_wants_is_beside_the_files(packed: Path) -> None:
 @pytest.mark.parametrize("owner", ["", "Some One", "../x"])
 def test_a_malformed_owner_is_refused_before_anything_is_removed(owner: str, tmp_path: Path) -> None:
     (tmp_path / "kept").touch()
-    with pytest.raises(ValueError, match="give your Kaggle user name"):
+    with pytest.raises(SystemExit, match="give your Kaggle user name"):
         pack_kaggle.pack(tmp_path, owner)
     assert (tmp_path / "kept").exists()
 
 
 @pytest.mark.places
-def test_a_single_file_runs_in_an_empty_folder(singles: list[Path], make_place: Make) -> None:
-    place = make_place("/home/reader", ZERO_OUT_WEIGHTS=str(WEIGHTS))
-    for path in reversed(singles):  # the first last: it has all the weights
-        assert path.stat().st_size < 25_000_000, "small enough to upload"
-        forget_helpers()
-        assert not place.setup(code_cells(path)[0]).is_relative_to(ROOT)
-        run_imports(path)
-    assert list(place.at("/home/reader").iterdir()) == []
-    assert_albatross()
-
-
-@pytest.mark.places
-def test_a_single_file_differs_in_its_setup_cell_only(singles: list[Path]) -> None:
-    for path in singles:
+def test_a_single_file_differs_in_its_setup_cell_only_and_can_be_uploaded(tmp_path: Path) -> None:
+    single_file.main(tmp_path)
+    for path in tmp_path.iterdir():
         assert code_cells(path)[1:] == code_cells(ROOT / "notebooks" / path.name)[1:]
+        assert path.stat().st_size < 25_000_000
 
 
 @pytest.mark.places
-def test_a_single_file_downloads_its_weights_and_checks_them(
-    singles: list[Path], make_place: Make, server: tuple, tmp_path: Path
-) -> None:
+def test_a_single_file_downloads_its_weights_and_checks_them(make_place: Make, server: tuple, tmp_path: Path) -> None:
     place, (address, pages) = make_place("/home/reader", TORCH_HOME=str(tmp_path / "torch")), server
-    text = re.sub(r'^URL = ".*"$', f'URL = "{address}/"', code_cells(singles[0])[0], flags=re.M)
+    path = place.at("/home/reader") / "single.ipynb"
+    path.write_text(single_file.single(ROOT / "notebooks" / "02_albatross.ipynb"), encoding="utf-8")
+    text = re.sub(r'^URL = ".*"$', f'URL = "{address}/"', code_cells(path)[0], flags=re.M)
     with pytest.raises(SystemExit, match=r"ZERO_OUT_WEIGHTS"):
         place.setup(text)
-    pages |= {f"/{path.name}": path.read_bytes()[:-1] + b"!" for path in WEIGHTS.iterdir()}
+    weights = {f"/{file.name}": file.read_bytes() for file in (ROOT / "data" / "weights").iterdir()}
+    pages |= {name: content + b"!" for name, content in weights.items()}
     forget_helpers()
-    with pytest.raises(SystemExit, match=r"altered or cut short"):
+    with pytest.raises(SystemExit, match="altered or cut short"):
         place.setup(text)
-    pages |= {f"/{path.name}": path.read_bytes() for path in WEIGHTS.iterdir()}
+    pages |= weights
     forget_helpers()
-    place.setup(text)
+    assert not place.setup(text).is_relative_to(ROOT)
