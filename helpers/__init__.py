@@ -2,8 +2,8 @@
 
 Every chapter:
     runtime         device, seeds, exact float32, progress
-    images          reads, saves and compares images
-    decode          what images reads from: paths, URLs, bytes, photos of phones
+    images          loads, saves and compares images
+    decode          reads any source of an image: paths, URLs, bytes, arrays, photos of phones
     weights         finds and checks weight files
     base            a network split where the attack reads it
     splitting       splits a network that is given as a module

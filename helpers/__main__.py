@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     command = commands.add_parser("certify", help="verify a saved PNG file")
     command.add_argument("file", type=Path)
     command.add_argument("--original", type=Path, help="the clean image, for the size of the change")
-    command.set_defaults(run=run_certify)
+    command.set_defaults(run=lambda given: certify(NETWORKS[given.network](), given.file, given.original))
     command = commands.add_parser("zero", help="attack an image, save it as PNG and verify the file")
     command.add_argument("photo", help="a path or a URL")
     command.add_argument("out", type=Path, help="the PNG file to write")
@@ -48,10 +48,6 @@ def parser() -> argparse.ArgumentParser:
         command.add_argument("--network", choices=NETWORKS, default="vgg16")
         command.add_argument("--json", type=Path, help="also write the certificate to this file")
     return result
-
-
-def run_certify(given: Namespace) -> Certificate:
-    return certify(NETWORKS[given.network](), given.file, given.original)
 
 
 def run_zero(given: Namespace) -> Certificate:

@@ -11,21 +11,18 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from helpers.base import Base, check_base, count_nonzero
-from helpers.decode import read_file
-from helpers.images import difference, read_image, to_tensor, write_file
+from helpers.decode import user_path
+from helpers.images import difference, load_image, to_tensor, write_file
 from helpers.runtime import full_float32
-
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
-PLAIN = {b"IHDR", b"IDAT", b"IEND"}  # any other chunk can make a reader turn, colour or animate the image
 
 
 @dataclass(frozen=True)
@@ -83,25 +80,19 @@ def certify(base: Base, png: str | Path, original: str | Path | Tensor | None = 
     png: an 8-bit RGB PNG file without metadata, as save_png writes it; never resized.
     original: the clean image, for the size of the change: a tensor (1, 3, H, W), or any image file, cropped
     and resized as load_image does. (Default: None)
-    Raises ValueError, FileNotFoundError or TypeError.
+    Raises ValueError, TypeError or OSError.
     """
     check_base(base)
-    content, name = read_file(png), Path(png).name
-    image = exact_pixels(content, name)  # (1, 3, H, W)
-    height, width = image.shape[2:]
-    original_sha256 = None
-    if isinstance(original, str | Path):
-        original_sha256 = hashlib.sha256(read_file(original)).hexdigest()
-        original = read_image(original, width, height)
-    change = None if original is None else difference(original.cpu(), image)
+    content = user_path(png).read_bytes()
+    image = exact_pixels(content, Path(png).name)
     base32 = copy.deepcopy(base).to("cpu")
     z32, nonzero, outputs = _evaluate(base32, image)
     z64, nonzero64, _ = _evaluate(base32.double(), image.double())
     mean, std = (", ".join(f"{v:.6f}" for v in t.flatten().tolist()) for t in (base.mean, base.std))
     return Certificate(
-        picture=name,
+        picture=Path(png).name,
         picture_sha256=hashlib.sha256(content).hexdigest(),
-        pixels=f"{width} x {height}, 8-bit RGB",
+        pixels=f"{image.shape[3]} x {image.shape[2]}, 8-bit RGB",
         network=base.name,
         weights_sha256=base.sha256,
         preprocessing=f"pixels in [0, 1], red green blue, less mean ({mean}), divided by std ({std})",
@@ -110,10 +101,7 @@ def certify(base: Base, png: str | Path, original: str | Path | Tensor | None = 
         nonzero_float64=nonzero64,
         margin=base.margin_reached(z32).item(),
         gap=(z32.double() - z64).abs().max().item(),
-        linf=change and change.linf,
-        psnr=change and change.psnr,
-        ssim=change and change.ssim,
-        original_sha256=original_sha256,
+        **_change(original, image),
     )
 
 
@@ -126,34 +114,41 @@ def _evaluate(base: Base, image: Tensor) -> tuple[Tensor, int, int]:
     return z, int(count_nonzero(features)), features.numel()
 
 
+def _change(original: str | Path | Tensor | None, image: Tensor) -> dict[str, Any]:
+    """The last fields of a certificate: how far the image is from the original, and the hash of the original's file."""
+    if original is None:
+        return {}
+    sha256 = None
+    if not isinstance(original, Tensor):
+        sha256 = hashlib.sha256(user_path(original).read_bytes()).hexdigest()
+        original = load_image(original, image.shape[3])
+    found = difference(original.cpu(), image)
+    return {"linf": found.linf, "psnr": found.psnr, "ssim": found.ssim, "original_sha256": sha256}
+
+
 def exact_pixels(content: bytes, name: str) -> Tensor:
     """The pixels (1, 3, H, W) in [0, 1] of a PNG file that every reader reads alike; ValueError for others."""
-    remedy = "a certificate needs an 8-bit RGB PNG file without metadata, as save_png writes it"
-    if not content.startswith(SIGNATURE):
-        raise ValueError(f"{name} is not a PNG file; {remedy}")
-    chunks = list(_chunks(content))
-    kinds = {kind for kind, _ in chunks}
-    if b"" in kinds or not re.fullmatch(b"IHDR(IDAT)+IEND", b"".join(kind for kind, _ in chunks if kind in PLAIN)):
-        raise ValueError(f"{name} is damaged or cut short; {remedy}")
-    others = b", ".join(sorted(kinds - PLAIN)).decode("latin-1")
-    if others:
-        raise ValueError(f"{name} holds {others}, by which another reader may show other pixels; {remedy}")
-    bits, colour = chunks[0][1].ljust(13)[8:10]
-    if (bits, colour) != (8, 2):
-        raise ValueError(f"{name} is a PNG file of {bits} bits and colour type {colour}; {remedy}")
     try:
+        _check_chunks(content)
         return to_tensor(Image.open(io.BytesIO(content)))
     except Exception as error:  # Pillow's readers raise anything for damaged files
-        raise ValueError(f"{name} is damaged, cut short or too large; {remedy}") from error
+        remedy = "a certificate needs an 8-bit RGB PNG file without metadata, as save_png writes it"
+        raise ValueError(f"{name} cannot be certified ({error}); {remedy}") from error
 
 
-def _chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and data of each chunk of a PNG file (ISO 15948); after a wrong checksum one without a kind."""
-    place = len(SIGNATURE)
+def _check_chunks(content: bytes) -> None:
+    """Raise ValueError unless a PNG file (ISO 15948) is whole and holds its header and 8-bit RGB pixels only."""
+    kinds, place = [], 8  # after the signature
     while place < len(content):
         end = place + 8 + int.from_bytes(content[place : place + 4], "big")
-        chunk = content[place + 4 : end]
-        if content[end : end + 4] != zlib.crc32(chunk).to_bytes(4, "big"):
-            chunk, end = b"", len(content)
-        yield chunk[:4], chunk[4:]
+        kinds.append(content[place + 4 : place + 8])
+        if content[end : end + 4] != zlib.crc32(content[place + 4 : end]).to_bytes(4, "big"):
+            raise ValueError("not a PNG file, damaged or cut short")
         place = end + 4
+    others = b", ".join(sorted({*kinds} - {b"IHDR", b"IDAT", b"IEND"})).decode("latin-1")
+    if others:  # any of them can make a reader turn, colour or animate the image
+        raise ValueError(f"it holds {others}, by which another reader may show other pixels")
+    if not re.fullmatch(b"IHDR(IDAT)+IEND", b"".join(kinds)):
+        raise ValueError("not a PNG file, damaged or cut short")
+    if content[24:26] != b"\x08\x02":
+        raise ValueError(f"it has {content[24]} bits a channel and colour type {content[25]}")

@@ -7,7 +7,7 @@ is k/255: then a PNG file holds it without loss.
 import csv
 import io
 import os
-import tempfile
+import uuid
 import warnings
 from dataclasses import dataclass
 from numbers import Integral
@@ -19,10 +19,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from helpers.decode import name_of, read_rgb, user_path
+from helpers.decode import read_rgb, user_path
 
 DATA = Path(__file__).resolve().parents[1] / "data"
-HEIC = {".heic", ".heif"}  # read where pillow-heif is installed
 
 
 def load_image(source: Any, size: int = 224) -> Tensor:
@@ -31,22 +30,12 @@ def load_image(source: Any, size: int = 224) -> Tensor:
     source: a path, URL, file object, bytes, PIL image, array (H, W[, 1, 3 or 4]) of uint8 or of floats
     in [0, 1], or tensor ([3,] H, W).
     size (int): side of the result in pixels. (Default: 224)
-    Returns a tensor (1, 3, size, size) on the 8-bit grid; warns when it is enlarged more than twice.
-    Raises ValueError or FileNotFoundError.
+    Returns a tensor (1, 3, size, size) on the 8-bit grid. Raises ValueError or OSError.
     """
     if not is_whole(size) or size < 1:
         raise ValueError(f"size is {size!r}; give a whole number of pixels, for example 224")
-    return read_image(source, int(size), int(size))
-
-
-def read_image(source: Any, width: int, height: int) -> Tensor:
-    """As load_image, with two sides: (1, 3, height, width)."""
-    image = read_rgb(source, max(width, height))
-    side = min(image.size)
-    if 2 * side < min(width, height):
-        text = f"{name_of(source)} is only {side} pixels wide or high; enlarged to {min(width, height)}, it is a blur"
-        warnings.warn(text, stacklevel=3)
-    return to_tensor(ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC))
+    image = read_rgb(source, 3 * size)
+    return to_tensor(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -68,14 +57,13 @@ def load_folder(folder: str | Path) -> Tensor:
 
     Hidden files are ignored; a warning names other files that are not images.
     """
-    files = sorted(p for p in user_path(folder).glob("*") if p.is_file() and not p.name.startswith("."))
+    files = sorted(path for path in user_path(folder).glob("[!.]*") if path.is_file())
     readable = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    images = [path for path in files if path.suffix.lower() in readable.union(HEIC)]
+    images = [path for path in files if path.suffix.lower() in readable]
     if not images:
         raise FileNotFoundError(f"{folder} holds no images; was it copied whole?")
-    if len(images) < len(files):
-        skipped = ", ".join(path.name for path in files if path not in images)
-        warnings.warn(f"skipped in {folder}, not images by their names: {skipped}", stacklevel=2)
+    if skipped := ", ".join(path.name for path in files if path not in images):
+        warnings.warn(f"skipped in {folder}, not images that Pillow reads: {skipped}", stacklevel=2)
     return torch.cat([load_image(path) for path in images])
 
 
@@ -101,10 +89,8 @@ def check_images(images: Tensor, what: str = "images") -> None:
         raise ValueError(f"{what} has shape {tuple(images.shape)}; give (N, 3, H, W), for one image image[None]")
     if images.dtype != torch.float32:
         raise TypeError(f"{what} is {images.dtype}; give float32 in [0, 1], for example image.float() / 255")
-    if not torch.isfinite(images).all():
-        raise ValueError(f"{what} holds NaN or infinite pixels; look at where it was made")
-    low, high = images.min().item(), images.max().item()
-    if low < 0 or high > 1:
+    low, high = images.min().item(), images.max().item()  # NaN if one pixel is NaN
+    if not (low >= 0 and high <= 1):
         raise ValueError(f"{what} has pixels from {low:.3g} to {high:.3g}; give [0, 1], before normalisation")
 
 
@@ -134,17 +120,15 @@ def save_png(image: Tensor, path: str | Path) -> Path:
     """Write one image as an 8-bit RGB PNG file, rounded to the nearest k/255; return its path.
 
     image: (1, 3, H, W) or (3, H, W). path: must end in .png.
-    Raises ValueError, or OSError unless the file reads back pixel by pixel.
+    Raises ValueError, TypeError or OSError.
     """
     image = image[None] if image.ndim == 3 else image
     check_images(image, "image")
     if len(image) != 1:
         raise ValueError(f"image holds {len(image)} images; save them one by one")
-    path = png_path(path)
-    pixels = to_bytes(image[0]).transpose(1, 2, 0)
     content = io.BytesIO()
-    Image.fromarray(pixels).save(content, format="PNG")
-    return write_file(path, content.getvalue())
+    Image.fromarray(to_bytes(image[0]).transpose(1, 2, 0)).save(content, "PNG")
+    return write_file(png_path(path), content.getvalue())
 
 
 def png_path(path: str | Path) -> Path:
@@ -155,24 +139,19 @@ def png_path(path: str | Path) -> Path:
 
 
 def write_file(path: str | Path, content: bytes) -> Path:
-    """Write under a temporary name, read back, then rename: never half-written. Return the path.
+    """Write under a temporary name, then rename: never half-written. Return the path.
 
     A symbolic link stays one: its target is written.
     """
     path = user_path(path)
-    target = Path(os.path.realpath(path))
+    target = path.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=target.parent, prefix=f".{path.stem}-", suffix=".part")
+    part = target.with_name(f".{uuid.uuid4().hex}.part")  # no other writer has this one
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        if Path(part).read_bytes() != content:
-            raise OSError(f"{path} does not read back as it was written; is the disk full?")
-        os.chmod(part, 0o644)
-        os.replace(part, target)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
+        part.write_bytes(content)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
     return path
 
 
@@ -187,26 +166,22 @@ class Difference:
 
 
 def difference(original: Tensor, attacked: Tensor) -> Difference:
-    """Compare two images (1, 3, H, W) on the 8-bit grid, of at least 7 x 7 pixels.
+    """Compare two images (1, 3, H, W) of one size on the 8-bit grid, of at least 7 x 7 pixels.
 
     PSNR and SSIM are those of scikit-image on values in [0, 1]; equal images have an infinite PSNR.
     Raises ValueError or TypeError.
     """
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity  # a second to import
+
     for what, image in (("original", original), ("attacked", attacked)):
         check_images(image, what)
         if len(image) != 1:
             raise ValueError(f"{what} holds {len(image)} images; compare them one by one")
         if not on_grid(image):
             raise ValueError(f"{what} is not on the 8-bit grid; round it with to_grid first")
-    if original.shape != attacked.shape:
-        raise ValueError(f"shapes differ: {tuple(original.shape)} and {tuple(attacked.shape)}")
-    if min(original.shape[2:]) < 7:
-        raise ValueError(f"images have {original.shape[3]} x {original.shape[2]} pixels; SSIM needs 7 x 7 or more")
-    from skimage.metrics import peak_signal_noise_ratio, structural_similarity  # a second to import
-
-    pair = (image[0].detach().permute(1, 2, 0) for image in (original, attacked))
-    a, b = (image.cpu().double().numpy() for image in pair)  # MPS has no double
+    a, b = (image[0].detach().permute(1, 2, 0).cpu().double().numpy() for image in (original, attacked))
+    ssim = structural_similarity(a, b, channel_axis=2, data_range=1)  # refuses other and small sizes
+    with np.errstate(divide="ignore"):
+        psnr = peak_signal_noise_ratio(a, b, data_range=1)
     gap = np.abs(a - b)
-    psnr = float(peak_signal_noise_ratio(a, b, data_range=1)) if gap.any() else float("inf")
-    ssim = float(structural_similarity(a, b, channel_axis=2, data_range=1))
-    return Difference(int(np.rint(gap.max() * 255)), float(np.sqrt((gap**2).sum())), psnr, ssim)
+    return Difference(int(np.rint(gap.max() * 255)), float(np.linalg.norm(gap)), float(psnr), float(ssim))

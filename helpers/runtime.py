@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 T = TypeVar("T")
+FRONT_ENDS = ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG")  # they set these for the kernels that they start
 _lock = threading.Lock()
 _inside = 0  # how many threads are in full_float32 now
 _before: list[Any] = []  # the switches as the first of them found them
@@ -26,14 +27,13 @@ def pick_device() -> torch.device:
     A driver can report a GPU for which the installed torch has no kernels: is_available() is
     True and the first operation fails. So one is tried.
     """
-    candidates = [("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())]
-    for name, available in candidates:
-        if available:
-            try:
-                torch.nn.Conv2d(3, 4, 3, device=name)(torch.zeros(1, 3, 8, 8, device=name)).sum().item()
-                return torch.device(name)
-            except RuntimeError as error:
-                print(f"{name} is there but cannot compute ({str(error).splitlines()[0]}); using the CPU")
+    candidates = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    for name in (name for name, available in candidates.items() if available):
+        try:
+            torch.nn.Conv2d(3, 4, 3, device=name)(torch.zeros(1, 3, 8, 8, device=name)).sum().item()
+            return torch.device(name)
+        except RuntimeError as error:
+            print(f"{name} is there but cannot compute ({str(error).splitlines()[0]}); using the CPU")
     return torch.device("cpu")
 
 
@@ -45,10 +45,10 @@ def full_float32() -> Iterator[None]:
     """
     global _inside, _before
     with _lock:
-        _inside += 1
-        if _inside == 1:
+        if not _inside:
             _before = [getattr(place, name) for place, name, _ in _switches()]
             _switch_off()
+        _inside += 1
     try:
         yield
     finally:
@@ -85,39 +85,32 @@ def seed_everything(seed: int = 0) -> None:
     _switch_off()
 
 
-def is_interactive() -> bool:
-    """True in a terminal or a live notebook; False under CI, tests and nbconvert."""
-    live = ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG")  # set for kernels that a front end starts
-    kaggle = os.environ.get("KAGGLE_KERNEL_RUN_TYPE") == "Interactive"
-    return not _is_tested() and (sys.stderr.isatty() or kaggle or any(name in os.environ for name in live))
-
-
 def _is_tested() -> bool:
     return any(os.environ.get(name) for name in ("CI", "PYTEST_VERSION"))
 
 
 def progress(items: Iterable[T], text: str, total: int | None = None) -> Iterable[T]:
-    """The items, with a bar on stderr while they are taken in an interactive session.
+    """The items, with a bar on stderr while they are taken in a terminal or a live notebook.
 
     Plain text, since a widget bar would stay in a saved notebook and break its page on GitHub.
     """
-    return tqdm(items, desc=text, total=total, leave=False, disable=not is_interactive(), ncols=80)
+    kaggle = os.environ.get("KAGGLE_KERNEL_RUN_TYPE") == "Interactive"
+    shown = sys.stderr.isatty() or kaggle or any(name in os.environ for name in FRONT_ENDS)
+    return tqdm(items, desc=text, total=total, leave=False, disable=_is_tested() or not shown, ncols=80)
 
 
 def text_checker(as_printed: bool = True) -> Callable[..., None]:
     """A function check(claim, what, value) for what a notebook's text says about its results.
 
-    as_printed: whether all settings are those that the text was written for.
+    as_printed: whether all settings are those that the text was written for. (Default: True)
     A claim that fails raises AssertionError under CI and in tests if as_printed, and else prints one line.
     """
-    told: set[str] = set()
 
     def check(claim: object, what: str, value: object = "something else") -> None:
         line = f"The text says: {what}. This run gives: {value}."
         if not claim and as_printed and _is_tested():
             raise AssertionError(line)
-        if not claim and line not in told:
-            told.add(line)
+        if not claim:
             print(line)
 
     return check

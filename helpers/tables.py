@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from helpers.decode import user_path
 from helpers.images import write_file
 from helpers.runtime import machine
 
@@ -16,7 +17,7 @@ Row = Mapping[str, str]
 
 def table_path(path: str | Path) -> Path:
     """The path of a table, "~" expanded. Raises ValueError unless it ends in .csv: NAME.json is taken."""
-    path = Path(path).expanduser()
+    path = user_path(path)
     if path.suffix != ".csv":
         raise ValueError(f"the table is {path.name!r}; give a name that ends in .csv")
     return path

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from nets import SIZE, levels, lowering, noise, picture, ramp, random_net, red_reader, wakeful
+from nets import SIZE, levels, lowering, noise, picture, wakeful
 from PIL import Image
 from torch import nn
 
@@ -26,7 +26,6 @@ from helpers.images import DATA, load_image, save_png
 from helpers.weights import VGG16_BASE
 
 PIXELS = SIZE * SIZE
-ROOT = DATA.parent
 
 
 @pytest.fixture
@@ -37,32 +36,26 @@ def zeroed(tmp_path: Path) -> Path:
     return save_png(image, tmp_path / "zeroed.png")
 
 
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
-
-
-def png(*extra: bytes, bits: int = 8, kind: int = 2, sample: bytes = b"\x5a\x5a\x5a", size: int = SIZE) -> bytes:
-    """A PNG file by hand (ISO 15948); extra: chunks before the pixels."""
-    header = size.to_bytes(4, "big") * 2 + bytes([bits, kind, 0, 0, 0])
-    pixels = zlib.compress((b"\0" + sample * SIZE) * SIZE)
-    chunks = (chunk(b"IHDR", header), *extra, chunk(b"IDAT", pixels), chunk(b"IEND", b""))
-    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
-
-
 # --- the verdict --------------------------------------------------------------------------------
 
 
 def test_a_zeroed_file_is_certified(zeroed: Path) -> None:
-    found = certify(lowering(90.5), zeroed)
+    base = lowering(90.5)
+    found = certify(base, zeroed)
     assert found.zero is True
     assert (found.nonzero, found.nonzero_float64, found.outputs) == (0, 0, PIXELS)
     assert found.margin == pytest.approx(0.5, abs=1e-3)
     assert 0 <= found.gap < 1e-3
     assert (found.linf, found.psnr, found.ssim, found.original_sha256) == (None,) * 4
+    assert (found.picture, found.pixels) == ("zeroed.png", "8 x 8, 8-bit RGB")
+    assert found.picture_sha256 == hashlib.sha256(zeroed.read_bytes()).hexdigest()
+    assert (found.network, found.weights_sha256) == ("tiny", base.sha256)
+    assert {value.dtype for value in base.state_dict().values()} == {torch.float32}, "the base is left alone"
 
 
 def test_one_changed_pixel_value_is_noticed(zeroed: Path) -> None:
-    """One of 192 values goes up by one level: one output wakes up."""
+    """One of 192 values goes up by one level: one feature becomes active."""
+    assert certify(lowering(90.5), zeroed).zero
     with Image.open(zeroed) as image:
         pixels = np.array(image)
     pixels[5, 2, 0] += 1
@@ -73,21 +66,13 @@ def test_one_changed_pixel_value_is_noticed(zeroed: Path) -> None:
     assert found.margin == pytest.approx(-0.5, abs=1e-3)
 
 
-def test_the_file_counts_and_nothing_else(zeroed: Path) -> None:
-    """The same name with other content gets another verdict: no result is kept."""
-    base = lowering(90.5)
-    assert certify(base, zeroed).zero
-    save_png(ramp(), zeroed)
-    found = certify(base, zeroed)
-    assert not found.zero
-    assert found.nonzero == int((levels(ramp())[0, 0] > 90).sum())
-
-
 def test_another_network_gets_another_verdict(zeroed: Path) -> None:
-    first, second = certify(lowering(90.5), zeroed), certify(wakeful(), zeroed)
-    assert first.zero and not second.zero
-    assert second.nonzero == PIXELS
-    assert first.weights_sha256 != second.weights_sha256
+    base = Base(wakeful().body, nn.ReLU(), mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 0.25), size=SIZE)
+    found = certify(base, zeroed)
+    assert not found.zero and found.nonzero == 2 * PIXELS
+    assert found.weights_sha256 != certify(lowering(90.5), zeroed).weights_sha256
+    assert "mean (0.100000, 0.200000, 0.300000)" in found.preprocessing
+    assert "std (0.500000, 0.500000, 0.250000)" in found.preprocessing
 
 
 def test_zero_by_rounding_alone_is_not_certified(tmp_path: Path) -> None:
@@ -104,26 +89,7 @@ def test_zero_by_rounding_alone_is_not_certified(tmp_path: Path) -> None:
     assert found.gap == pytest.approx(1e-9, rel=1e-3)
 
 
-def test_the_base_is_left_alone(zeroed: Path) -> None:
-    base = random_net()
-    before = {name: value.clone() for name, value in base.state_dict().items()}
-    certify(base, zeroed)
-    for name, value in base.state_dict().items():
-        assert value.dtype == torch.float32 and torch.equal(value, before[name])
-
-
-# --- hashes, the change, the other fields ---------------------------------------------------------
-
-
-def test_hashes_are_those_of_the_files(zeroed: Path, tmp_path: Path) -> None:
-    original = save_png(picture(100.0), tmp_path / "original.png")
-    base = lowering(90.5)
-    found = certify(base, zeroed, original)
-    assert found.picture == "zeroed.png"
-    assert found.picture_sha256 == hashlib.sha256(zeroed.read_bytes()).hexdigest()
-    assert found.original_sha256 == hashlib.sha256(original.read_bytes()).hexdigest()
-    assert (found.network, found.weights_sha256) == ("tiny", base.sha256)
-    assert found.pixels == "8 x 8, 8-bit RGB"
+# --- the change, text and JSON --------------------------------------------------------------------
 
 
 def test_the_change_is_measured_in_whole_levels(zeroed: Path) -> None:
@@ -132,21 +98,8 @@ def test_the_change_is_measured_in_whole_levels(zeroed: Path) -> None:
     assert found.psnr == pytest.approx(20 * np.log10(255 / 10) + 10 * np.log10(3), abs=1e-4)  # a third of the values
     assert 0 < found.ssim < 1
     assert found.original_sha256 is None, "a tensor has no file"
-
-
-def test_preprocessing_is_written_down(zeroed: Path) -> None:
-    base = Base(red_reader((1.0, -90.5)).body, nn.ReLU(), mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 0.25), size=SIZE)
-    text = certify(base, zeroed).preprocessing
-    assert "mean (0.100000, 0.200000, 0.300000)" in text and "std (0.500000, 0.500000, 0.250000)" in text
-
-
-def test_the_certificate_reads_well(zeroed: Path) -> None:
-    text = str(certify(lowering(90.5), zeroed, picture(100.0)))
-    assert text.startswith("zeroed.png: zeroed: every feature is exactly zero\n")
-    assert "0 of 64 left" in text and "largest change 10/255" in text
-    other = str(certify(wakeful(), zeroed))
-    assert other.startswith("zeroed.png: not zeroed\n")
-    assert "64 of 128 left" in other and "largest change" not in other
+    with pytest.raises(ValueError, match="same dimensions"):
+        certify(lowering(90.5), zeroed, noise(size=16))
 
 
 def test_the_original_may_be_any_image_file(zeroed: Path, tmp_path: Path) -> None:
@@ -158,33 +111,36 @@ def test_the_original_may_be_any_image_file(zeroed: Path, tmp_path: Path) -> Non
     assert found.original_sha256 == hashlib.sha256(photo.read_bytes()).hexdigest()
 
 
-# --- JSON -----------------------------------------------------------------------------------------
-
-
-def strictly(text: str) -> dict[str, object]:
-    """Parse JSON as others do: NaN and Infinity are no JSON (RFC 8259)."""
-
-    def refuse(name: str) -> None:
-        raise AssertionError(f"{name} is no JSON")
-
-    return json.loads(text, parse_constant=refuse)
+def test_the_certificate_reads_well(zeroed: Path) -> None:
+    text = str(certify(lowering(90.5), zeroed, picture(100.0)))
+    assert text.startswith("zeroed.png: zeroed: every feature is exactly zero\n")
+    assert "0 of 64 left" in text and "largest change 10/255" in text
+    other = str(certify(wakeful(), zeroed))
+    assert other.startswith("zeroed.png: not zeroed\n")
+    assert "64 of 128 left" in other and "largest change" not in other
 
 
 def test_the_json_file_holds_everything(zeroed: Path, tmp_path: Path) -> None:
-    found = certify(lowering(90.5), zeroed, picture(100.0))
-    content = strictly(found.save(tmp_path / "new" / "certificate.json").read_text(encoding="utf-8"))
+    found = certify(lowering(90.5), zeroed, zeroed)  # unchanged: PSNR is infinite, for which JSON has no number
+    text = found.save(tmp_path / "new" / "certificate.json").read_text(encoding="utf-8")
+    content = json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert content.pop("zero") is True
-    assert Certificate(**content) == found
-
-
-def test_an_unchanged_picture_gives_strict_json_too(zeroed: Path, tmp_path: Path) -> None:
-    found = certify(lowering(90.5), zeroed, zeroed)
-    assert (found.linf, found.psnr, found.ssim) == (0, float("inf"), 1)
-    content = strictly(found.save(tmp_path / "certificate.json").read_text(encoding="utf-8"))
-    assert float(content["psnr"]) == float("inf")
+    assert Certificate(**content | {"psnr": float(content["psnr"])}) == found
 
 
 # --- what is refused ------------------------------------------------------------------------------
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+
+def png(*extra: bytes, bits: int = 8, sample: bytes = b"\x5a\x5a\x5a", size: int = SIZE) -> bytes:
+    """A PNG file by hand (ISO 15948); extra: chunks before the pixels."""
+    header = size.to_bytes(4, "big") * 2 + bytes([bits, 2, 0, 0, 0])
+    pixels = zlib.compress((b"\0" + sample * SIZE) * SIZE)
+    chunks = (chunk(b"IHDR", header), *extra, chunk(b"IDAT", pixels), chunk(b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
 
 
 def saved(kind: str, mode: str = "RGB", **settings: object) -> bytes:
@@ -193,76 +149,55 @@ def saved(kind: str, mode: str = "RGB", **settings: object) -> bytes:
     return buffer.getvalue()
 
 
-def test_a_plain_file_is_accepted() -> None:
-    """So that the refusals below have no other reason."""
-    assert (levels(exact_pixels(png(), "plain")) == 90).all()
+EXIF = Image.Exif()
+EXIF[0x0112] = 6  # lying on its side
 
 
-TEXT = b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n8\n" + b"4d4d002a")
-CHUNKS = {
-    "eXIf": b"MM\0*",
-    "tRNS": b"\0\x5a" * 3,
-    "gAMA": b"\0\1\0\0",
-    "cHRM": bytes(32),
-    "iCCP": b"a\0\0",
-    "cICP": bytes(4),
-}
-CHUNKS |= {"acTL": bytes(8), "sBIT": b"\5\5\5", "pHYs": bytes(9), "zTXt": TEXT, "iTXt": b"XML:com.adobe.xmp\0\0\0\0\0"}
-
-
-@pytest.mark.parametrize("kind", CHUNKS)
-def test_what_can_make_another_reader_see_other_pixels_is_refused(kind: str) -> None:
-    content = png(chunk(kind.encode(), CHUNKS[kind]))
-    with pytest.raises(ValueError, match=rf"^file\.png holds {kind}, by which another .*; a certificate needs"):
+@pytest.mark.parametrize(
+    "content, kind",
+    [
+        (saved("PNG", exif=EXIF), "eXIf"),
+        (png(chunk(b"tRNS", b"\0\x5a" * 3)), "tRNS"),
+        (png(chunk(b"gAMA", b"\0\1\0\0")), "gAMA"),
+        (png(chunk(b"acTL", bytes(8))), "acTL"),
+    ],
+    ids=["turned", "transparent", "other colours", "a film"],
+)
+def test_what_can_make_another_reader_see_other_pixels_is_refused(content: bytes, kind: str) -> None:
+    with pytest.raises(ValueError, match=rf"file\.png .*it holds {kind}, by which another .*; a certificate needs"):
         exact_pixels(content, "file.png")
-
-
-def test_an_orientation_is_refused_where_load_image_would_turn() -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    with pytest.raises(ValueError, match="holds eXIf"):
-        exact_pixels(saved("PNG", exif=exif), "file.png")
 
 
 @pytest.mark.parametrize(
     "content, message",
     [
-        pytest.param(saved("JPEG"), "is not a PNG file", id="JPEG"),
-        pytest.param(b"", "is not a PNG file", id="empty"),
-        pytest.param(saved("PNG", "L"), "of 8 bits and colour type 0", id="grey"),
-        pytest.param(saved("PNG", "RGBA"), "of 8 bits and colour type 6", id="RGBA"),
-        pytest.param(png(bits=16, sample=b"\x5a\xff" * 3), "of 16 bits and colour type 2", id="16 bits"),
-        pytest.param(png()[:50], "is damaged or cut short", id="cut short"),
-        pytest.param(png() + b"more", "is damaged or cut short", id="bytes after the end"),
-        pytest.param(png()[:-20] + b"?" + png()[-19:], "is damaged or cut short", id="wrong checksum"),
-        pytest.param(png(chunk(b"IHDR", b"")), "is damaged or cut short", id="two headers"),
-        pytest.param(png(size=60_000), "is damaged, cut short or too large", id="bomb"),
+        pytest.param(saved("JPEG"), "not a PNG file", id="JPEG"),
+        pytest.param(saved("PNG", "RGBA"), "8 bits a channel and colour type 6", id="RGBA"),
+        pytest.param(png(bits=16, sample=b"\x5a\xff" * 3), "16 bits a channel and colour type 2", id="16 bits"),
+        pytest.param(png()[:50], "cut short", id="cut short"),
+        pytest.param(png() + b"more", "damaged", id="bytes after the end"),
+        pytest.param(png(chunk(b"IHDR", b"")), "damaged", id="two headers"),
+        pytest.param(png(size=60_000), "exceeds limit", id="bomb"),
     ],
 )
 def test_what_is_no_exact_image_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "file.png"
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"file\.png .*{message}; a certificate needs an 8-bit RGB PNG file"):
+    with pytest.raises(ValueError, match=rf"file\.png .*{message}.*; a certificate needs an 8-bit RGB PNG file"):
         certify(lowering(), path)
 
 
+@settings(max_examples=60)
 @given(st.binary(max_size=8), st.integers(0, 80), st.integers(0, 80))
 def test_damaged_files_give_exact_pixels_or_a_value_error(patch: bytes, start: int, length: int) -> None:
     content = png()
-    content = content[:start] + patch + content[start + length :]
+    assert (levels(exact_pixels(content, "whole")) == 90).all()
     try:
-        pixels = exact_pixels(content, "file.png")
+        pixels = exact_pixels(content[:start] + patch + content[start + length :], "file.png")
     except ValueError as error:
         assert str(error).startswith("file.png ")
     else:
         assert (levels(pixels) == 90).all()
-
-
-def test_missing_files_are_named(zeroed: Path, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.png"):
-        certify(lowering(), tmp_path / "nowhere.png")
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.png"):
-        certify(lowering(), zeroed, tmp_path / "nowhere.png")
 
 
 def test_a_base_in_training_mode_is_refused(zeroed: Path) -> None:
@@ -270,17 +205,9 @@ def test_a_base_in_training_mode_is_refused(zeroed: Path) -> None:
         certify(lowering(90.5).train(), zeroed)
 
 
-def test_an_original_of_another_size_is_refused(zeroed: Path) -> None:
-    with pytest.raises(ValueError, match="shapes differ"):
-        certify(lowering(90.5), zeroed, noise(size=16))
-
-
-def test_a_picture_is_never_resized(tmp_path: Path, vgg: Base) -> None:
+def test_an_image_is_never_resized(tmp_path: Path) -> None:
     large = certify(lowering(90.5), save_png(picture(10.0, size=12), tmp_path / "large.png"))
     assert large.outputs == 144 and large.pixels == "12 x 12, 8-bit RGB"
-    tiny = save_png(picture(10.0), tmp_path / "tiny.png")
-    with pytest.raises(ValueError, match=r"cannot read images of 8 x 8 pixels .*; give 224 x 224"):
-        certify(vgg, tiny)
 
 
 # --- the command line -----------------------------------------------------------------------------
@@ -298,7 +225,7 @@ def test_the_command_line_runs_in_its_own_process(blinded: tuple[Result, Path], 
     run = subprocess.run(line, cwd=DATA.parent, capture_output=True, text=True, timeout=300)
     assert (run.returncode, run.stderr) == (0, "")
     assert run.stdout.startswith("albatross.png: zeroed")
-    content = strictly(certificate.read_text(encoding="utf-8"))
+    content = json.loads(certificate.read_text(encoding="utf-8"))
     assert content["zero"] is True and content["nonzero"] == 0 and content["outputs"] == 25_088
     assert content["weights_sha256"] == VGG16_BASE.digest
     assert 1 <= content["linf"] <= 16
@@ -315,10 +242,8 @@ def test_the_exit_status_tells_zero_from_not_zero(zeroed: Path, capsys: pytest.C
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ("certify nowhere.png", "there is no image"),
-        ("certify .", "is a folder"),
+        ("certify nowhere.png", "nowhere.png"),
         ("certify file.png --json file.png/a.json", "file.png"),
-        ("zero nowhere.jpg out.png", "there is no image"),
         ("zero file.png out.jpg", "must end in .png"),
         ("zero file.png file.png", "is the photo itself"),
         ("zero file.png out.png --eps 999", "eps"),
