@@ -7,6 +7,7 @@ import runpy
 from pathlib import Path
 
 import nbformat
+from demo import described
 from PIL import Image, ImageSequence
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,6 +96,13 @@ def test_a_notebook_on_the_site_folds_its_setup_and_describes_its_figures() -> N
     assert "hide-input" in tags and "navigation" not in tags
     figures = [cell for cell in cells if "'image/" in str([output.get("data") for output in cell.get("outputs", [])])]
     assert figures and all(cell["metadata"]["mystnb"]["image"]["alt"] for cell in figures)
+
+
+def test_a_figure_on_the_page_of_the_demo_has_its_text() -> None:
+    metadata = {"image/png": {"alt": 'an "albatross"'}}
+    output = nbformat.v4.new_output("display_data", {"image/png": "iVBORw0K"}, metadata=metadata)
+    html = described(output).data["text/html"]
+    assert html == '<img alt="an &quot;albatross&quot;" src="data:image/png;base64,iVBORw0K">'
 
 
 def test_every_page_is_in_the_sites_contents() -> None:

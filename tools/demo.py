@@ -40,9 +40,9 @@ def main() -> int:
     path = ROOT / "notebooks" / "02_albatross.ipynb"
     print(f"Zeroing the features of the albatross: running notebooks/{path.name}, about a minute ...", flush=True)
     os.environ["ZERO_OUT_OUT"] = str(OUT)
-    client = NotebookClient(nbformat.read(path, as_version=4), resources={"metadata": {"path": str(path.parent)}})
-    client.store_widget_state = False
-    book = client.execute(stderr=subprocess.DEVNULL)  # remarks of the debugger, say
+    book, resources = nbformat.read(path, as_version=4), {"metadata": {"path": str(path.parent)}}
+    client = NotebookClient(book, resources=resources, store_widget_state=False)
+    client.execute(stderr=subprocess.DEVNULL)  # where remarks of the debugger would stand
     (OUT / FILES[-1]).write_text(page(book), encoding="utf-8")
     certificate, verdict = (json.loads((OUT / name).read_text()) for name in ("albatross_zero.json", "verdict.json"))
     print(f"before: {verdict['before']}")
