@@ -1,10 +1,12 @@
 """What each layer does: its output, its statistics, and both while an attack runs.
 
-Hooks hand out detached clones: a later in-place operation cannot change what was recorded.
+Hooks hand out clones: a later in-place operation cannot change what was recorded.
 """
 
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
 import pandas as pd
 import torch
@@ -22,27 +24,27 @@ def layers(base: Base) -> dict[str, nn.Module]:
     Chains like VGG-16 get the names of Simonyan & Zisserman (2015): conv1_1, ... conv5_3 (each the ReLU behind that
     convolution) and pool1, ... pool5. Other networks keep the names that torch gives their modules.
     """
-    if all(isinstance(part, nn.Sequential) for part in (base.body, base.rest)):
-        named = _by_block([*base.body, *base.rest])
-    else:
-        named = {name.removeprefix("body.model."): module for name, module in base.named_modules()}
-    named = {name: module for name, module in named.items() if isinstance(module, (*ACTIVATIONS, *POOLINGS))}
+    named = {
+        name.removeprefix("body.model."): module
+        for name, module in base.named_modules()
+        if isinstance(module, (*ACTIVATIONS, *POOLINGS))
+    }
+    if isinstance(base.body, nn.Sequential) and isinstance(base.rest, nn.Sequential):
+        named = dict(_by_block(named.values()))
     probe = torch.zeros_like(base.mean).expand(1, 3, base.size, base.size)
     return {name: named[name] for name in _run(base, probe, named)}
 
 
-def _by_block(modules: Sequence[nn.Module]) -> dict[str, nn.Module]:
-    """Names by block and place, for a chain of convolutions, activations and poolings."""
-    named: dict[str, nn.Module] = {}
+def _by_block(modules: Iterable[nn.Module]) -> Iterator[tuple[str, nn.Module]]:
+    """Names by block and place, for the activations and poolings of a chain."""
     block, place = 1, 0
     for module in modules:
         if isinstance(module, POOLINGS):
-            named[f"pool{block}"] = module
+            yield f"pool{block}", module
             block, place = block + 1, 0
-        elif isinstance(module, ACTIVATIONS):
+        else:
             place += 1
-            named[f"conv{block}_{place}"] = module
-    return named
+            yield f"conv{block}_{place}", module
 
 
 def record(base: Base, images: Tensor, names: Sequence[str] = (), *, before: bool = False) -> dict[str, Tensor]:
@@ -66,18 +68,13 @@ def _run(base: Base, images: Tensor, watched: Mapping[str, nn.Module], before: b
     """The outputs of those modules that run in one forward pass, in that order; of several runs the last."""
     outputs: dict[str, Tensor] = {}
 
-    def hook_of(name: str) -> Callable[..., None]:
-        def note(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            outputs[name] = (inputs[0] if before else output).detach().clone()
+    def note(name: str, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        outputs[name] = (inputs[0] if before else output).clone()
 
-        return note
-
-    hooks = [module.register_forward_hook(hook_of(name)) for name, module in watched.items()]
-    try:
+    with ExitStack() as hooks:
+        for name, module in watched.items():
+            hooks.enter_context(module.register_forward_hook(partial(note, name)))
         base.features(images.to(base.mean.device))
-    finally:
-        for hook in hooks:
-            hook.remove()
     return outputs
 
 
@@ -130,16 +127,16 @@ class LayerRecorder:
     def __post_init__(self) -> None:
         self._layers = layers(self.base)
         self._clean: dict[str, Tensor] = {}
-        self._provisional = False  # whether the last entry is of a step outside `at`
+
+    def _listed(self, step: int) -> bool:
+        return self.at is None or step == 0 or step in self.at
 
     def __call__(self, step: int, images: Tensor, nonzero: Tensor) -> None:
-        listed = self.at is None or step == 0 or step in self.at
-        if not listed and nonzero.any():
+        if not self._listed(step) and nonzero.any():
             return
-        if self._provisional:  # zero, but not the end yet: only the last such step is worth keeping
+        if self.steps and not self._listed(self.steps[-1]):  # at zero, but not the end: only the last such step stays
             for entries in (self.steps, self.images, self.tables, *self.maps.values()):
                 entries.pop()
-        self._provisional = not listed
         now = _run(self.base, images, self._layers)
         if not self._clean:
             self._clean = now

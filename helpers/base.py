@@ -4,8 +4,7 @@ Networks take images in [0, 1]; the normalisation is inside, so a budget of 8/25
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -33,7 +32,7 @@ class Base(nn.Module):
     sha256: hash of the file that holds the weights. (Default: a hash of the weights)
     Its attribute threshold: pre-activations at or below it give features of exactly zero (0 for a ReLU), None where
     the last activation has no flat part.
-    Raises ValueError for a bad mean, std or size, RuntimeError inside torch.inference_mode().
+    Raises ValueError for a bad mean, std or size.
     """
 
     @torch.no_grad()
@@ -49,10 +48,8 @@ class Base(nn.Module):
         sha256: str = "",
     ) -> None:
         super().__init__()
-        check_size("size", size)
+        check_size(size)
         self.body, self.rest, self.size, self.name = body, rest, int(size), name
-        if torch.is_inference_mode_enabled() or any(p.is_inference() for p in self.parameters()):
-            raise RuntimeError("a network made inside torch.inference_mode() has no gradients; make it outside")
         weight = next(self.parameters(), torch.zeros(())).new_zeros(())  # of the network's device and precision
         self.register_buffer("mean", per_channel("mean", mean).to(weight))
         self.register_buffer("std", per_channel("std", std).to(weight))
@@ -174,8 +171,7 @@ def zero_threshold(rest: nn.Module, z: Tensor) -> float | None:
 def check_base(base: object) -> None:
     """Raise TypeError unless base is a Base, ValueError unless it is in eval mode and in float32."""
     if not isinstance(base, Base):
-        remedy = "give its .base" if isinstance(getattr(base, "base", None), Base) else "make one with helpers.networks"
-        raise TypeError(f"base is a {type(base).__name__}, not a Base; {remedy}")
+        raise TypeError(f"base is a {type(base).__name__}, not a Base; give its .base, or see helpers.networks")
     check_network(base, "base")
 
 
@@ -188,10 +184,10 @@ def check_network(model: nn.Module, name: str) -> None:
             raise ValueError(f"the network computes in {tensor.dtype}; call {name}.float()")
 
 
-def check_size(name: str, size: object) -> None:
-    """Raise ValueError unless the argument of that name is a side in pixels."""
+def check_size(size: object) -> None:
+    """Raise ValueError unless size is a side in pixels."""
     if not is_whole(size) or size < 1:
-        raise ValueError(f"{name} is {size!r}; give one whole number of pixels, images here are square")
+        raise ValueError(f"size is {size!r}; give one whole number of pixels, images here are square")
 
 
 def per_channel(name: str, values: object) -> Tensor:
@@ -215,14 +211,3 @@ def state_digest(module: nn.Module) -> str:
     for tensor in module.state_dict().values():
         digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-def watch_run(run: Callable[[Tensor], Any], x: Tensor, modules: Iterable[nn.Module]) -> tuple[list[nn.Module], Any]:
-    """Those of the modules that run in run(x), in order, each as often as it runs; and the result of run(x)."""
-    ran: list[nn.Module] = []
-    hooks = [module.register_forward_hook(lambda module, *_: ran.append(module)) for module in modules]
-    try:
-        return ran, run(x)
-    finally:
-        for hook in hooks:
-            hook.remove()

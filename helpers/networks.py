@@ -1,6 +1,6 @@
 """The networks of the notebooks, each a base with a head, and transfer learning.
 
-timm, torchvision and scikit-learn are imported where they are used: each takes a second or more.
+timm and scikit-learn are imported where they are used: each takes a second or more.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers import weights as files
-from helpers.base import Base, Classifier, best_labels, check_size
+from helpers.base import Base, Classifier, best_labels
 from helpers.images import check_images
 from helpers.runtime import progress
 from helpers.splitting import Method, split, split_scores
@@ -44,8 +44,6 @@ def vgg16_base(until: str = "pool5") -> Base:
 
     until: the pooling that ends it, "pool3", "pool4" or "pool5" (the whole base).
     """
-    if until not in POOL_ENDS:
-        raise ValueError(f"until is {until!r}; give one of {', '.join(POOL_ENDS)}")
     layers = vgg_layers()
     layers.load_state_dict(files.load_bundled(files.VGG16_BASE))
     layers = layers[: POOL_ENDS[until]]
@@ -53,17 +51,14 @@ def vgg16_base(until: str = "pool5") -> Base:
     return Base(layers[:-2], layers[-2:], mean=CAFFE_MEAN, std=CAFFE_STD, name=name, sha256=files.VGG16_BASE.digest)
 
 
-def imagenet_labels() -> list[str]:
-    """The 1000 ImageNet class names, the first of each class's synonyms."""
+def class_names(count: int = 1000) -> list[str]:
+    """The 1000 ImageNet classes, each by the first of its synonyms; for another count, numbers."""
+    if count != 1000:
+        return [str(i) for i in range(count)]
     from timm.data import ImageNetInfo
 
     info = ImageNetInfo()
-    return [info.index_to_description(i).split(",")[0] for i in range(1000)]
-
-
-def class_names(count: int) -> list[str]:
-    """ImageNet's for 1000 classes, else numbers."""
-    return imagenet_labels() if count == 1000 else [str(i) for i in range(count)]
+    return [info.index_to_description(i).split(",")[0] for i in range(count)]
 
 
 def vgg16(weights: str = "oxford", path: str | Path | None = None) -> Classifier:
@@ -76,7 +71,7 @@ def vgg16(weights: str = "oxford", path: str | Path | None = None) -> Classifier
     """
     if weights == "oxford":
         dense = files.keras_head(files.find_or_download(files.KERAS_VGG16, path))
-        return Classifier(vgg16_base(), dense_head(dense), imagenet_labels())
+        return Classifier(vgg16_base(), dense_head(dense), class_names())
     if weights != "torchvision":
         raise ValueError(f"weights is {weights!r}; give 'oxford' or 'torchvision'")
     file = files.find_or_download(files.TORCHVISION_VGG16, path)
@@ -86,7 +81,7 @@ def vgg16(weights: str = "oxford", path: str | Path | None = None) -> Classifier
     layers.load_state_dict({name.removeprefix("features."): tensor for name, tensor in state.items()})
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     base = Base(layers[:29], layers[29:], mean=mean, std=std, name="vgg16 (torchvision)")
-    return Classifier(base, dense_head(dense), imagenet_labels())
+    return Classifier(base, dense_head(dense), class_names())
 
 
 def dense_head(state: dict[str, Tensor]) -> nn.Sequential:
@@ -113,23 +108,19 @@ def from_timm(name: str, *, pretrained: bool = False, seed: int = 0, **settings:
     import timm
 
     name = f"hf-hub:{name}" if name.startswith("timm/") else name
-    if ":" not in name and not timm.is_model(name):
-        close = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:5])
-        raise ValueError(f"timm has no model {name!r}; close to it: {close or 'see timm.list_models()'}")
-    check_size("img_size", settings.get("img_size", 1))
-    if settings.get("in_chans", 3) != 3 or settings.get("features_only"):
-        raise ValueError("networks here read three channels and return scores; leave out in_chans and features_only")
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         try:
             model = timm.create_model(name, pretrained=pretrained, **settings).eval()
+            config = model.pretrained_cfg
+            size = settings.get("img_size", config["input_size"][-1])
+            base = split(model, model.forward_features, mean=config["mean"], std=config["std"], size=size, name=name)
         except Exception as error:  # the Hub and the models raise errors of many kinds
-            remedy = "trained weights need the Internet" if pretrained or ":" in name else "change the settings"
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            raise ValueError(f"timm cannot make {name!r} with {settings} ({reason}); {remedy}") from error
-    config = model.pretrained_cfg
-    size = settings.get("img_size", config["input_size"][-1])
-    base = split(model, model.forward_features, mean=config["mean"], std=config["std"], size=size, name=name)
+            raise ValueError(
+                f"timm cannot make {name!r} with {settings} ({reason}); names are in timm.list_models(), and trained "
+                "weights need the Internet"
+            ) from error
     return Classifier(base, Method(model.forward_head, model), class_names(model.num_classes))
 
 
@@ -143,7 +134,7 @@ def efficientnet_lite0() -> Classifier:
     # takes a fifth from the probability of the albatross.
     about = {"name": "efficientnet_lite0", "sha256": files.EFFICIENTNET_LITE0.digest}
     base = split(model, model.forward_features, mean=127 / 255, std=128 / 255, **about)
-    return Classifier(base, Method(model.forward_head, model), imagenet_labels())
+    return Classifier(base, Method(model.forward_head, model), class_names())
 
 
 def from_module(
@@ -187,41 +178,31 @@ def train_head(
 ) -> Classifier:
     """Transfer learning: a linear head (logistic regression) on the frozen base, in seconds.
 
-    images: (N, 3, H, W) in [0, 1]. labels: N names. c: see heads.fit_head. (Default: 10)
+    images: (N, 3, H, W) in [0, 1]. labels: N names, of two classes or more.
+    c: inverse regularisation, see heads.fit_head. (Default: 10)
     features: embed(base, images), or its averages over positions (N, channels). (Default: computed)
     Maps are averaged over positions; flat features are taken as they are.
-    Raises ValueError when the numbers differ, only one class is there or features have another shape.
+    Raises ValueError for numbers that differ, for one class only and for features of another shape.
     """
     from helpers.heads import as_linear, fit_head
 
-    check_images(images)
-    pool, channels = average_over_positions(base)
-    if len(images) != len(labels):
-        raise ValueError(f"{len(images)} images but {len(labels)} labels; give one label per image")
-    if len(set(labels)) < 2:
-        raise ValueError("all labels are the same; a classifier needs at least two classes")
+    pool = average_over_positions(base)
     features = embed(base, images) if features is None else features
-    if len(features) != len(images):
-        raise ValueError(f"{len(images)} images but features of {len(features)}; give embed(base, images)")
-    averaged = features.shape[1] == channels
-    head = fit_head(features if averaged else pool(features.unflatten(1, base.feature_shape)), labels, c)
+    if features.shape[1] != base.feature_shape[0]:
+        features = pool(features.unflatten(1, base.feature_shape))
+    head = fit_head(features, labels, c)
     linear = as_linear(head).to(base.mean.device)
     return Classifier(base, nn.Sequential(*pool, linear), head.classes_.tolist())
 
 
-def average_over_positions(base: Base) -> tuple[nn.Sequential, int]:
-    """Layers that average features over positions, and the number of channels.
-
-    Images are square, and so are maps: (C, H, W) has its channels first, (H, W, C) last, as in Swin.
-    """
+def average_over_positions(base: Base) -> nn.Sequential:
+    """Layers that turn the features of a base into vectors (N, C): the mean over the positions of maps (C, H, W)."""
     shape = base.feature_shape
     if len(shape) == 1:
-        return nn.Sequential(), shape[0]
-    if len(shape) == 3 and shape[1] == shape[2]:
-        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), shape[0]
-    if len(shape) == 3 and shape[0] == shape[1]:
-        return nn.Sequential(nn.Flatten(1, 2), nn.AdaptiveAvgPool2d((1, None)), nn.Flatten()), shape[2]
+        return nn.Sequential()
+    if len(shape) == 3 and shape[1] == shape[2]:  # images are square, and so are maps
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
     raise ValueError(
-        f"features of {base.name} have shape {shape}; a head is trained on square maps (C, H, W) or (H, W, C) or on "
-        "(C,), so give a base that ends in such a layer"
+        f"features of {base.name} have shape {shape}; a head is trained on square maps (C, H, W) or on (C,), "
+        "so give a base that ends in such a layer"
     )

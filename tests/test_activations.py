@@ -109,12 +109,6 @@ def test_a_recorder_follows_an_attack_to_its_end() -> None:
     assert not recorder.maps["conv1_2"][-1].any()
 
 
-def test_recording_does_not_change_the_attack() -> None:
-    base = small_base()
-    plain, recorded = (zero_out(base, grey(), on_step=seen, **SETTINGS) for seen in (None, LayerRecorder(base)))
-    assert torch.equal(plain.images, recorded.images) and plain.history == recorded.history
-
-
 def test_of_the_steps_outside_its_list_a_recorder_keeps_the_last_one() -> None:
     recorder = LayerRecorder(small_base(), at=[1], keep=1)
     for step, active in ((0, 3), (1, 3), (2, 3), (3, 0), (4, 0)):

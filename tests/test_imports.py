@@ -46,8 +46,9 @@ def test_plots_imports_no_other_helper() -> None:
     assert GRAPH["helpers.plots"] == set()
 
 
-def test_the_attack_loads_no_heavy_package_but_torch() -> None:
-    code = "import sys, helpers.attack; print(*{'scipy', 'sklearn', 'pandas', 'matplotlib', 'timm'} & set(sys.modules))"
+def test_the_attack_and_the_networks_load_no_heavy_package_but_torch() -> None:
+    heavy = {"scipy", "sklearn", "pandas", "matplotlib", "timm"}
+    code = f"import sys, helpers.attack, helpers.networks; print(*{heavy} & set(sys.modules))"
     run = subprocess.run([sys.executable, "-c", code], cwd=HELPERS.parent, capture_output=True, text=True, check=True)
     assert run.stdout.split() == []
 
