@@ -154,7 +154,7 @@ def network(name: str, weights: str, image: Tensor) -> Base:
     if weights == "random, last bias lowered":
         with torch.no_grad():
             z = base.pre_activations(image)
-        base.body = Lowered(base.body, z.quantile(1 - ACTIVE, interpolation="lower").item() - base.flat_below()).eval()
+        base.body = Lowered(base.body, z.quantile(1 - ACTIVE, interpolation="higher").item() - base.flat_below()).eval()
     return base
 
 
