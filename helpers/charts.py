@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, SymLogNorm, TwoSlopeNorm
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import NullLocator, StrMethodFormatter, SymmetricalLogLocator
 from pandas import DataFrame
 
 from helpers.plots import ATTACKED, CLEAN, NARROW, RANDOM, THRESHOLD, WIDE, colour_of
@@ -26,7 +26,6 @@ def curves(
     x: Sequence[float] | Sequence[str] | None = None,
     log: bool = False,
     stairs: bool = False,
-    title: str = "",
 ) -> Figure:
     """One line per entry.
 
@@ -43,7 +42,7 @@ def curves(
     if log:
         count_axis(ax, max(max(values) for values in lines.values()))
         ax.set_ylim(bottom=0)
-    ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    ax.set(xlabel=xlabel, ylabel=ylabel)
     ax.grid(alpha=0.25)
     if len(lines) > 1:
         ax.legend()
@@ -52,13 +51,11 @@ def curves(
 
 def count_axis(ax: Axes, high: float, least: float = 1.0) -> None:
     """A logarithmic y axis with a place for zero and plain numbers, up to `high` and linear below `least`."""
-    decades = math.ceil(math.log10(max(high / least, 10)) + 1e-9)
-    parts = (1, 2, 5) if decades <= 2 else (1,)
-    ticks = [0.0, *(least * part * 10**decade for decade in range(decades + 1) for part in parts)]
+    parts = (1, 2, 5) if high <= 100 * least else (1,)
     ax.set_yscale("symlog", linthresh=least)
-    ax.yaxis.set_major_locator(FixedLocator([tick for tick in ticks if tick <= 1.7 * high or tick <= least]))
+    ax.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=least, subs=parts))
     ax.yaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.6g}"))
 
 
 def label_line_ends(ax: Axes, apart: float = 12.0) -> None:
@@ -66,19 +63,17 @@ def label_line_ends(ax: Axes, apart: float = 12.0) -> None:
 
     apart: points between two names at least; the upper one gives way.
     """
-    if ax.get_legend() is not None:
-        ax.get_legend().remove()
+    ax.get_legend().remove()
     lines = sorted(ax.get_lines(), key=lambda line: line.get_ydata()[-1])
     ax.set_xlim(right=max(line.get_xdata()[-1] for line in lines))
     ax.figure.draw_without_rendering()  # so that it is known where the ends lie
-    free = -np.inf
+    free = -math.inf
     for line in lines:
         end = line.get_xydata()[-1]
         height = 72 / ax.figure.dpi * ax.transData.transform(end)[1]
-        place = max(height, free)
-        free = place + apart
-        style = {"textcoords": "offset points", "va": "center", "color": line.get_color()}
-        ax.annotate(line.get_label(), end, (5, place - height), **style)
+        shift = max(free - height, 0)
+        free = height + shift + apart
+        ax.annotate(line.get_label(), end, (5, shift), textcoords="offset points", va="center", color=line.get_color())
 
 
 def heat_map(
@@ -99,19 +94,21 @@ def heat_map(
     """
     values = table.to_numpy(dtype=float)
     high = high or max(values.max(), 1e-9)
-    scale = TwoSlopeNorm(centre, 0, high) if centre is not None else Normalize(0, high)
+    norm = Normalize(0, high) if centre is None else TwoSlopeNorm(centre, 0, high)
+    norm = SymLogNorm(1, vmin=0, vmax=max(high, 10)) if log else norm
     numbers = table.size <= 60
     size = (NARROW, 0.42 * len(table) + 1.3) if numbers else (WIDE, 0.22 * len(table) + 1)
     figure, ax = plt.subplots(figsize=size)
-    norm = SymLogNorm(1, vmin=0, vmax=max(high, 10)) if log else scale
     drawn = ax.imshow(values, cmap="YlOrBr" if centre is None else "PuOr_r", norm=norm, aspect="auto")
-    for (i, j), value in np.ndenumerate(values) if numbers else ():
-        depth = drawn.norm(value) if centre is None else 2 * abs(drawn.norm(value) - 0.5)
-        ax.text(j, i, f"{value:,.4g}", ha="center", va="center", color="white" if depth > 0.6 else THRESHOLD)
-    ax.set(title=title, xlabel=xlabel, ylabel=ylabel, xticks=range(table.shape[1]), yticks=range(len(table)))
-    ax.set(xticklabels=table.columns, yticklabels=table.index)
+    ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    ax.set_xticks(range(table.shape[1]), table.columns)
+    ax.set_yticks(range(len(table)), table.index)
     if not numbers:
         figure.colorbar(drawn, ax=ax, pad=0.01)
+        return figure
+    for (i, j), value in np.ndenumerate(values):
+        depth = norm(value) if centre is None else 2 * abs(norm(value) - 0.5)
+        ax.text(j, i, f"{value:,.4g}", ha="center", va="center", color="white" if depth > 0.6 else THRESHOLD)
     return figure
 
 
@@ -120,13 +117,12 @@ def strip_plot(
     ylabel: str,
     columns: int = 4,
     *,
-    xlabel: str | Mapping[str, str] = "",
+    xlabel: str = "",
     to_scale: bool = False,
     least: float = 1.0,
 ) -> Figure:
     """One panel per setting: a dot per image over each value, and the medians, joined where the values are numbers.
 
-    xlabel: of all panels, or one per title.
     to_scale: values stand where they lie on their axis, not at equal distances.
     least: the logarithmic scale, one for all panels, is linear below it and has a place for zero.
     """
@@ -146,16 +142,15 @@ def strip_plot(
         for place, (name, numbers) in zip(places, values.items(), strict=True):
             colour = CLEAN if "clean" in (name, title.split(" ")[0]) else ATTACKED
             ax.plot([place] * len(numbers), numbers, "o", color=colour, alpha=0.6, markersize=6)
-        ax.set(title=title, xticks=places, xticklabels=[str(name) for name in values])
-        ax.set_xlabel(xlabel if isinstance(xlabel, str) else xlabel.get(title, ""))
+        ax.set(title=title, xlabel=xlabel)
+        slanted = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
+        ax.set_xticks(places, list(map(str, values)), **slanted if any(len(str(name)) > 6 for name in values) else {})
         count_axis(ax, high, least)
         ax.margins(x=0.12)
         ax.grid(alpha=0.25)
-        if any(len(str(name)) > 6 for name in values):
-            plt.setp(ax.get_xticklabels(), rotation=35, ha="right", rotation_mode="anchor")
     axes[0, 0].set_ylim(-0.3 * least, 2 * high + least)
-    for row in axes:
-        row[0].set_ylabel(ylabel)
+    for ax in axes[:, 0]:
+        ax.set_ylabel(ylabel)
     return figure
 
 
@@ -164,11 +159,10 @@ def dot_plot(
     xlabel: str,
     high: float,
     *,
-    low: float = 0.0,
     intervals: Mapping[str, DataFrame] | None = None,
     marks: Mapping[str, float] | None = None,
 ) -> Figure:
-    """One line per row of a table and one kind of dot per column, on a scale from `low` to `high`.
+    """One line per row of a table and one kind of dot per column, on a scale from 0 to `high`.
 
     intervals: for a column, a table of two columns that hold the ends of its intervals.
     marks: vertical lines at these values, with their names.
@@ -185,9 +179,8 @@ def dot_plot(
     for name, value in (marks or {}).items():
         ax.axvline(value, color=THRESHOLD, linewidth=1, linestyle=":")
         ax.annotate(name, (value, 1), (3, 2), xycoords=("data", "axes fraction"), textcoords="offset points")
-    edge = 0.03 * (high - low)
-    ax.set(xlabel=xlabel, yticks=places, xlim=(low - edge, high + edge), ylim=(len(table) - 0.5, -0.7))
-    ax.set_yticklabels(table.index)
+    ax.set(xlabel=xlabel, xlim=(-0.03 * high, 1.03 * high), ylim=(len(table) - 0.5, -0.7))
+    ax.set_yticks(places, table.index)
     ax.tick_params(axis="y", length=0)
     ax.grid(alpha=0.25)
     if count > 1:
@@ -196,14 +189,13 @@ def dot_plot(
 
 
 def histograms(
-    groups: Mapping[str, Sequence[float]], xlabel: str, threshold: float | None = None, bins: int = 24, title: str = ""
+    groups: Mapping[str, Sequence[float]], xlabel: str, threshold: float | None = None, title: str = ""
 ) -> Figure:
     """How often each value occurs in each group, on common edges; threshold: a vertical line."""
-    edges = np.histogram_bin_edges(np.concatenate([np.asarray(values) for values in groups.values()]), bins)
+    edges = np.histogram_bin_edges(np.concatenate(list(groups.values())), 24)
     figure, ax = plt.subplots(figsize=(NARROW, 2.9))
     for i, ((name, values), hatch) in enumerate(zip(groups.items(), cycle(("", "//", "..", "xx")), strict=False)):
-        style = {"color": colour_of(name, i), "alpha": 0.55, "hatch": hatch, "edgecolor": "white"}
-        ax.hist(values, edges, label=name, **style)
+        ax.hist(values, edges, label=name, color=colour_of(name, i), alpha=0.55, hatch=hatch, edgecolor="white")
     if threshold is not None:
         ax.axvline(threshold, color=THRESHOLD, linestyle="--", label="threshold")
     ax.set(xlabel=xlabel, ylabel="images", title=title)
@@ -219,8 +211,7 @@ def roc_curves(clean: DataFrame, attacked: DataFrame, detectors: Sequence[str]) 
     truth = [0] * len(clean) + [1] * len(attacked)
     for i, (name, dash) in enumerate(zip(detectors, cycle(DASHES), strict=False)):
         false, true, _ = roc_curve(truth, [*clean[name], *attacked[name]])
-        label = f"{name}, AUROC {auc(false, true):.2f}"
-        ax.plot(false, true, color=colour_of(name, i), linestyle=dash, label=label)
+        ax.plot(false, true, color=colour_of(name, i), linestyle=dash, label=f"{name}, AUROC {auc(false, true):.2f}")
     ax.plot([0, 1], [0, 1], color=RANDOM, linewidth=1, linestyle=":", label="chance")
     ax.set(xlabel="false positive rate", ylabel="true positive rate")
     ax.legend(loc="upper left", bbox_to_anchor=(0, -0.2))  # below: lines run along every edge

@@ -10,7 +10,6 @@ from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import NullLocator
 from PIL import Image
 from torch import Tensor
@@ -23,8 +22,7 @@ CLEAN, ATTACKED, RANDOM, THRESHOLD = "#0072b2", "#c04f00", "#767676", "#222222"
 OTHERS = ("#00795c", "#7a3e9d", "#8a6500", "#b03a7a", "#3f3f46", "#4d7c0f")
 CONCEPTS = {"clean": CLEAN, "original": CLEAN, "random": RANDOM, "noise": RANDOM}
 CONCEPTS |= dict.fromkeys(("attacked", "zeroed", "zero-out", "zero_out"), ATTACKED)
-WINDOW, ZOOM = 100, 4  # pixels of an image, and their magnification
-GAP, HEADING, BARS = 16, 26, 156  # pixels of a figure
+GAP, HEADING, BARS = 16, 26, 156  # pixels: between panels, for a title, of the bars beside images
 LETTER = 6.3  # pixels of a letter above a bar, on average
 LARGEST_PNG = 600_000  # bytes
 Prediction = Sequence[tuple[str, float]]  # (class, probability), the best first
@@ -48,22 +46,27 @@ def use_style() -> None:
 
 def show(figure: Figure, alt: str) -> None:
     """Display a figure with its alternative text, and close it."""
+    content, metadata = described(encode(figure), alt)
+    display(content, raw=True, metadata=metadata)
+
+
+def encode(figure: Figure) -> bytes:
+    """The bytes of a figure as PNG; the figure is closed."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=DPI)
     plt.close(figure)
-    kind, small = compress(Image.open(content))
-    display({kind: small, "text/plain": alt}, raw=True, metadata={kind: {"alt": alt}})
+    return content.getvalue()
 
 
-def compress(image: Image.Image) -> tuple[str, bytes]:
-    """MIME type and bytes of an image for a page: a PNG, or where that is too large a JPEG."""
-    content = io.BytesIO()
-    image.convert("RGB").save(content, format="png", optimize=True)
-    if content.tell() <= LARGEST_PNG:
-        return "image/png", content.getvalue()
-    content = io.BytesIO()
-    image.convert("RGB").save(content, format="jpeg", quality=92, subsampling=0)
-    return "image/jpeg", content.getvalue()
+def described(image: bytes, alt: str) -> tuple[dict[str, object], dict[str, object]]:
+    """What a page holds of an image, a PNG or where that is too large a JPEG, and where it holds the text."""
+    pixels, png, jpeg = Image.open(io.BytesIO(image)).convert("RGB"), io.BytesIO(), io.BytesIO()
+    pixels.save(png, format="png", optimize=True)
+    kind, small = "image/png", png
+    if png.tell() > LARGEST_PNG:
+        pixels.save(jpeg, format="jpeg", quality=92, subsampling=0)
+        kind, small = "image/jpeg", jpeg
+    return {kind: small.getvalue(), "text/plain": alt}, {kind: {"alt": alt}}
 
 
 def colour_of(name: str, place: int = 0) -> str:
@@ -73,7 +76,9 @@ def colour_of(name: str, place: int = 0) -> str:
 
 def image_on(ax: Axes, image: Tensor, title: str = "") -> None:
     """Draw one image (3, H, W) or (1, 3, H, W) without ticks; whole magnifications show its pixels as they are."""
-    ax.imshow(image.detach().squeeze(0).permute(1, 2, 0).float().cpu().clamp(0, 1).numpy(), interpolation="antialiased")
+    pixels = image.detach().squeeze(0).permute(1, 2, 0).float().cpu().clamp(0, 1)
+    whole = round(ax.get_window_extent().width) % pixels.shape[1] == 0  # matplotlib's own rule leaves three out
+    ax.imshow(pixels.numpy(), interpolation="nearest" if whole else "antialiased")
     ax.set(title=title, xticks=[], yticks=[])
     ax.spines[:].set_visible(False)
 
@@ -92,7 +97,8 @@ def bars_on(ax: Axes, prediction: Prediction, title: str = "", chance: float | N
         name = name if len(name) <= most else name[: most - 1].rstrip() + "…"
         label = ax.text(0.01, i - 0.19, f"{name}  {number}", va="bottom", fontsize=9)
         label.set_transform(ax.get_yaxis_transform())
-    ax.set(title=title, xlim=(0, 1), ylim=(len(prediction) - 0.7, -0.85), yticks=[], xticks=[0, 0.5, 1])
+    ax.set(title=title, xlim=(0, 1), ylim=(len(prediction) - 0.7, -0.85), yticks=[])
+    ax.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
     if chance is not None:
         ax.axvline(chance, color=RANDOM, linestyle=":", linewidth=1, zorder=0)
     if chance is not None and chance < 0.05:
@@ -112,21 +118,31 @@ def contrast(change: Tensor) -> Tensor:
     return 0.5 + change / (2 * change.abs().max().clamp(min=1e-12))
 
 
-def canvas(width: float, height: float) -> Figure:
-    """An empty figure of a size in pixels, to be filled by `panel`."""
+def panels(
+    sizes: Sequence[tuple[int, int]], count: int = 1, columns: int = 1, *, above: int = HEADING, below: int = 0
+) -> list[Axes]:
+    """Axes of a new figure at places in whole pixels, so that images are not resampled.
+
+    sizes: width and height in pixels of panels that belong together, side by side.
+    count, columns: how many such groups there are, and how many of them in a row.
+    above, below: pixels free over and under each row.
+    """
+    columns = min(columns, count)
+    wide, tall = sum(width + GAP for width, _ in sizes), above + below + max(height for _, height in sizes)
+    across, down = columns * wide, -(-count // columns) * tall
     with plt.rc_context({"figure.constrained_layout.use": False}):
-        return plt.figure(figsize=(round(width) / DPI, round(height) / DPI))
+        figure = plt.figure(figsize=(across / DPI, down / DPI))
+    for i in range(count):
+        left, top = i % columns * wide + GAP // 2, i // columns * tall + above
+        for width, height in sizes:
+            figure.add_axes((left / across, 1 - (top + height) / down, width / across, height / down))
+            left += width + GAP
+    return figure.axes
 
 
-def panel(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Axes at a place in whole pixels, so that images are not resampled."""
-    across, down = figure.get_size_inches() * DPI
-    left, top, width, height = (round(number) for number in (left, top, width, height))
-    return figure.add_axes((left / across, 1 - (top + height) / down, width / across, height / down))
-
-
-def fit(width: int, height: int, room: float) -> tuple[float, float]:
-    """The size of an image that is `room` pixels wide at most: a whole multiple where one fits."""
+def fit(image: Tensor, room: float) -> tuple[int, int]:
+    """Width and height of an image (3, H, W) that is `room` pixels wide at most: a whole multiple where one fits."""
+    height, width = image.shape[-2:]
     factor = room // width or room / width
     return round(factor * width), round(factor * height)
 
@@ -145,96 +161,73 @@ def before_after(
     before: Prediction | None = None,
     after: Prediction | None = None,
     *,
-    zoom: tuple[int, int] | None = None,
     chance: float | None = None,
 ) -> Figure:
     """The original, the amplified change around grey, and the attacked image; with both predictions also their bars.
 
-    zoom: left and top of a window of 100 x 100 pixels of both images, drawn below them four times as large.
     chance: see bars_on.
     """
-    h, w = original.shape[-2:]
     predictions = in_one_order([before, after]) if before and after else []
-    beside = 0 if zoom else len(predictions) * (BARS + 2 * GAP)  # with a zoom there is room below the change
-    cut = min(WINDOW, h, w)
-    large = ZOOM * cut if zoom else 0
-    width, height = fit(w, h, WIDE * DPI - 2 * (GAP + large) if zoom else (WIDE * DPI - beside) / 3 - GAP)
-    wide, low = max(width, large), height + 2 * HEADING
-    lefts = 0, wide + GAP, wide + width + 2 * GAP
-    figure = canvas(lefts[2] + wide + beside, low + large if zoom else low - (not beside) * HEADING)
+    width, height = fit(original, (WIDE * DPI - len(predictions) * (BARS + GAP)) / 3 - GAP)
+    bars = [(BARS, height - HEADING)] * len(predictions)
+    axes = panels([(width, height)] * 3 + bars, below=GAP if bars else 0)
     change = attacked.cpu() - original.cpu()
-    k = amplification(change)
-    image_on(panel(figure, lefts[1], HEADING, width, height), 0.5 + k * change, f"change x {k}")
-    for left, title, image in ((lefts[0], "original", original), (lefts[2], "attacked", attacked)):
-        ax = panel(figure, left + (wide - width) / 2, HEADING, width, height)
+    factor = amplification(change)
+    images = {"original": original, f"change x {factor}": 0.5 + factor * change, "attacked": attacked}
+    for ax, (title, image) in zip(axes, images.items(), strict=False):
         image_on(ax, image, title)
-        if zoom:
-            x, y = min(zoom[0], w - cut), min(zoom[1], h - cut)
-            ax.add_patch(Rectangle((x - 1, y - 1), cut + 1, cut + 1, fill=False))
-            ax = panel(figure, left, low, large, large)
-            image_on(ax, image[..., y : y + cut, x : x + cut], f"{title}, {cut} x {cut} pixels x {ZOOM}")
-    for i, prediction in enumerate(predictions):
-        place = (lefts[1], low + i * large / 2, width, large / 2 - 2 * HEADING)
-        if not zoom:
-            place = (lefts[2] + width + GAP + i * (BARS + 2 * GAP), HEADING, BARS, height - HEADING)
-        bars_on(panel(figure, *place), prediction, ("prediction before", "prediction after")[i], chance)
-    return figure
+    titles = "prediction before", "prediction after"
+    for ax, prediction, title in zip(axes[3:], predictions, titles, strict=False):
+        bars_on(ax, prediction, title, chance)
+    return axes[0].figure
 
 
 def pictures(images: Tensor | Sequence[Tensor], titles: Sequence[str], columns: int = 6) -> Figure:
     """Many images (3, H, W) in rows, each with a title; `columns` of them fill the page."""
-    width, height = fit(images[0].shape[-1], images[0].shape[-2], WIDE * DPI / columns - GAP)
-    columns, top = min(columns, len(images)), HEADING * (1 + max(title.count("\n") for title in titles))
-    figure = canvas(columns * (width + GAP), -(-len(images) // columns) * (height + top))
-    for i, (image, title) in enumerate(zip(images, titles, strict=False)):
-        row, column = divmod(i, columns)
-        ax = panel(figure, column * (width + GAP) + GAP / 2, row * (height + top) + top, width, height)
+    size = fit(images[0], WIDE * DPI / columns - GAP)
+    above = HEADING * (1 + max(title.count("\n") for title in titles))
+    axes = panels([size], len(images), columns, above=above)
+    for ax, image, title in zip(axes, images, titles, strict=False):
         image_on(ax, image, title)
-    return figure
+    return axes[0].figure
 
 
 def images_with_predictions(
-    images: Sequence[Tensor | None],
-    predictions: Sequence[Prediction],
-    titles: Sequence[str],
-    columns: int = 2,
-    chance: float | None = None,
+    images: Sequence[Tensor | None], predictions: Sequence[Prediction], titles: Sequence[str], columns: int = 2
 ) -> Figure:
     """Images (3, H, W), each beside its bars, `columns` such pairs in a row; None draws an empty frame.
 
-    Where all predictions name the same classes, they are in the same order. chance: see bars_on.
+    Where all predictions name the same classes, they are in the same order.
     """
-    h, w = next((image.shape[-2:] for image in images if image is not None), (1, 1))
-    width, height = fit(w, h, min(WIDE * DPI / columns - 2 * GAP - 110, 300))
-    bars = min(WIDE * DPI / columns - width - 2 * GAP, 240)
-    tall = max(height, 34 * max(map(len, predictions)))
-    across, down = width + bars + 2 * GAP, tall + HEADING + 2 * GAP
-    figure = canvas(min(columns, len(images)) * across, -(-len(images) // columns) * down)
-    for i, (image, prediction, title) in enumerate(zip(images, in_one_order(predictions), titles, strict=True)):
-        left, top = i % columns * across + GAP / 2, i // columns * down + HEADING
-        ax = panel(figure, left, top, width, height)
-        image_on(ax, torch.full((3, 2, 2), 0.93) if image is None else image, title)
+    room = WIDE * DPI / columns - 2 * GAP
+    width, height = fit(next(image for image in images if image is not None), min(room - 110, 300))
+    classes = max(map(len, predictions))
+    bars = round(min(room - width, 240)), min(max(height, 34 * classes), 45 * classes)
+    axes = panels([(width, height), bars], len(images), columns, below=2 * GAP)
+    pairs = zip(axes[::2], axes[1::2], images, in_one_order(predictions), titles, strict=True)
+    for left, right, image, prediction, title in pairs:
+        image_on(left, torch.full((3, 2, 2), 0.93) if image is None else image, title)
         if image is None:
-            ax.text(0.5, 0.5, "no image", ha="center", va="center")
-        ax = panel(figure, left + width + GAP / 2, top, bars, min(tall, 45 * len(prediction)))
-        bars_on(ax, prediction, chance=chance)
-    return figure
+            left.text(0.5, 0.5, "no image", ha="center", va="center")
+        bars_on(right, prediction)
+    return axes[0].figure
 
 
 def feature_maps(maps: Mapping[str, Tensor | Sequence[Tensor]], titles: Sequence[str] = (), high: float = 0) -> Figure:
     """Rows of maps (C, h, w), one row per entry, all on one colour scale up to the largest value, at least `high`."""
-    columns = max(len(row) for row in maps.values())
-    low = min(one.min().item() for row in maps.values() for one in row)
-    high = max(high, 1e-9, *(one.max().item() for row in maps.values() for one in row))
-    side = (WIDE * DPI - 110) // columns - GAP
-    across, down = columns * (side + GAP) + 2 * GAP, len(maps) * (side + GAP) + HEADING
-    figure = canvas(across + 80, down)
-    for i, (name, row) in enumerate(maps.items()):
-        for j, one in enumerate(row):
-            ax = panel(figure, 1.5 * GAP + j * (side + GAP), HEADING + i * (side + GAP), side, side)
-            drawn = ax.imshow(one.detach().float().cpu().numpy(), vmin=low, vmax=high, aspect="auto")
-            ax.set(xticks=[], yticks=[], ylabel=name if j == 0 else "", title=titles[j] if i == 0 and titles else "")
-    figure.colorbar(drawn, panel(figure, across - GAP / 2, HEADING, GAP, down - HEADING - GAP))
+    columns = max(map(len, maps.values()))
+    every = [one.detach().float().cpu() for row in maps.values() for one in row]
+    low, high = min(one.min().item() for one in every), max(high, 1e-9, *(one.max().item() for one in every))
+    size = WIDE, (WIDE - 1) / columns * len(maps) + 0.3 * bool(titles)
+    figure, axes = plt.subplots(len(maps), columns, figsize=size, squeeze=False)
+    for ax, one in zip(axes.flat, every, strict=True):
+        drawn = ax.imshow(one.numpy(), vmin=low, vmax=high, aspect="auto")
+        ax.set(xticks=[], yticks=[])
+    for ax, name in zip(axes[:, 0], maps, strict=True):
+        ax.set_ylabel(name)
+    for ax, title in zip(axes[0], titles, strict=False):
+        ax.set_title(title)
+    figure.colorbar(drawn, ax=axes, pad=0.01, aspect=15 * len(maps))
     return figure
 
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import ipywidgets as widgets
-import matplotlib.pyplot as plt
 from IPython.display import display
 from matplotlib.figure import Figure
 from PIL import Image
@@ -23,15 +22,7 @@ from helpers.certificate import Certificate, certify
 from helpers.charts import curves
 from helpers.images import save_png
 from helpers.networks import Classifier
-from helpers.plots import DPI, before_after, compress
-
-
-def encode(figure: Figure) -> bytes:
-    """The bytes of a figure as PNG; the figure is closed."""
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=DPI)
-    plt.close(figure)
-    return stream.getvalue()
+from helpers.plots import before_after, described, encode
 
 
 def browse(
@@ -51,8 +42,6 @@ def browse(
     interval: milliseconds between the images while playing. (Default: 250)
     still: what pages without a kernel show. (Default: the image at the beginning)
     """
-    if empty := [name for name, values in choices.items() if not len(values)]:
-        raise ValueError(f"{empty[0]} has no values to choose from; give at least one")
     begin = {name: values[0] for name, values in choices.items()} | dict(start or {})
     sliders = {
         name: widgets.SelectionSlider(options=list(values), value=begin[name], description=name)
@@ -78,13 +67,9 @@ def _values(menus: Mapping[str, widgets.Widget]) -> dict[str, object]:
 
 def present(page: widgets.Widget, alt: str, still: bytes | None = None) -> None:
     """Display a widget; pages without a kernel show the still image or, where there is none, the text."""
+    content, metadata = described(still, alt) if still else ({"text/plain": alt}, {})
     view = {"version_major": 2, "version_minor": 0, "model_id": page.model_id}
-    content: dict[str, object] = {"application/vnd.jupyter.widget-view+json": view, "text/plain": alt}
-    described = {}
-    if still is not None:
-        kind, small = compress(Image.open(io.BytesIO(still)))
-        content[kind], described = small, {kind: {"alt": alt}}
-    display(content, raw=True, metadata=described)
+    display({**content, "application/vnd.jupyter.widget-view+json": view}, raw=True, metadata=metadata)
 
 
 @dataclass(frozen=True)
@@ -110,26 +95,65 @@ def trial(classifier: Classifier, image: Tensor, **settings: object) -> Trial:
     with tempfile.TemporaryDirectory() as folder:
         certificate = certify(classifier.base, save_png(result.images, Path(folder) / "laboratory.png"), image)
     before, after = (classifier.predict(x)[0] for x in (result.original, result.images))
-    chance = 1 / len(classifier.labels)
-    counts = {"attacked": [float(count) for count in result.history[0]]}
     figures = (
-        before_after(result.original, result.images, before, after, chance=chance),
-        curves(counts, "step", "active features", log=True),
+        before_after(result.original, result.images, before, after, chance=1 / len(classifier.labels)),
+        curves({"attacked": result.history[0]}, "step", "active features", log=True),
     )
-    return Trial(_stack([encode(figure) for figure in figures]), result, certificate)
+    above, below = (Image.open(io.BytesIO(encode(figure))) for figure in figures)
+    sheet = Image.new("RGB", (max(above.width, below.width), above.height + below.height), "white")
+    sheet.paste(above, (0, 0))
+    sheet.paste(below, (0, above.height))
+    content = io.BytesIO()
+    sheet.save(content, format="png")
+    return Trial(content.getvalue(), result, certificate)
 
 
-def _stack(images: Sequence[bytes]) -> bytes:
-    """Images below each other, as PNG."""
-    parts = [Image.open(io.BytesIO(content)) for content in images]
-    sheet = Image.new("RGB", (max(part.width for part in parts), sum(part.height for part in parts)), "white")
-    top = 0
-    for part in parts:
-        sheet.paste(part, (0, top))
-        top += part.height
-    stream = io.BytesIO()
-    sheet.save(stream, format="png")
-    return stream.getvalue()
+class Laboratory:
+    """The widgets of `laboratory`, which describes the arguments."""
+
+    def __init__(
+        self,
+        choices: Mapping[str, Sequence],
+        run: Callable[..., Trial],
+        first: Trial,
+        folder: Path,
+        stored: Callable[..., str] | None,
+    ) -> None:
+        self.run, self.last, self.folder, self.stored = run, first, folder, stored
+        self.menus = {
+            name: widgets.Dropdown(options=[(str(value), value) for value in values], description=name)
+            for name, values in choices.items()
+        }
+        self.buttons = [widgets.Button(description="Run", button_style="primary"), widgets.Button(description="Save")]
+        self.image, self.words = widgets.Image(value=first.picture), widgets.HTML()
+        for button, press in zip(self.buttons, (self.press_run, self.press_save), strict=True):
+            button.on_click(press)
+        for menu in self.menus.values() if stored else ():
+            menu.observe(lambda _: self.say(stored(**_values(self.menus))), names="value")
+        self.say(first.certificate)
+
+    def say(self, line: object) -> None:
+        self.words.value = f"<pre>{html.escape(str(line))}</pre>"
+
+    def press_run(self, _: object) -> None:
+        for button in self.buttons:
+            button.disabled = True
+        self.say("loading the network ...")
+        try:
+            self.last = self.run(**_values(self.menus), on_step=self.on_step)
+            self.image.value = self.last.picture
+            self.say(self.last.certificate)
+        except Exception as error:  # whatever the reader's settings lead to belongs on the page
+            self.say(f"{type(error).__name__}: {error}")
+        finally:
+            for button in self.buttons:
+                button.disabled = False
+
+    def on_step(self, step: int, _: Tensor, left: Tensor) -> None:
+        self.say(f"step {step}: {int(left[0]):,} active")
+
+    def press_save(self, _: object) -> None:
+        self.say(f"{self.last.certificate}\nsaved: {self.last.save(self.folder)}")
 
 
 def laboratory(
@@ -140,7 +164,6 @@ def laboratory(
     folder: Path,
     alt: str,
     stored: Callable[..., str] | None = None,
-    start: Mapping[str, object] | None = None,
     upload: str | None = None,
 ) -> None:
     """Show one menu per entry of choices, buttons Run and Save, and image and verdict of the last trial.
@@ -150,41 +173,12 @@ def laboratory(
     folder: where Save writes.
     alt: one sentence for those who do not see the image.
     stored: called with the values after each change of a menu; returns a line of text.
-    start: the values at the beginning. (Default: the first ones)
     upload: a menu that gets an Upload button; an uploaded file becomes its last entry, with the bytes as value.
     """
-    begin = {name: values[0] for name, values in choices.items()} | dict(start or {})
-    menus = {
-        name: widgets.Dropdown(options=[(str(value), value) for value in values], value=begin[name], description=name)
-        for name, values in choices.items()
-    }
-    go, keep = widgets.Button(description="Run", button_style="primary"), widgets.Button(description="Save")
-    image, words, last = widgets.Image(value=first.picture), widgets.HTML(), [first]
-    buttons = [go, keep]
-
-    def say(line: object) -> None:
-        words.value = f"<pre>{html.escape(str(line))}</pre>"
-
-    def press_run(_: object) -> None:
-        go.disabled = keep.disabled = True
-        say("loading the network ...")
-        try:
-            last[0] = run(**_values(menus), on_step=lambda step, _, left: say(f"step {step}: {int(left[0]):,} active"))
-            image.value = last[0].picture
-            say(last[0].certificate)
-        except Exception as error:  # whatever the reader's settings lead to belongs on the page
-            say(f"{type(error).__name__}: {error}")
-        finally:
-            go.disabled = keep.disabled = False
-
-    go.on_click(press_run)
-    keep.on_click(lambda _: say(f"{last[0].certificate}\nsaved: {last[0].save(folder)}"))
-    for menu in menus.values() if stored else ():
-        menu.observe(lambda _: say(stored(**_values(menus))), names="value")
-    if upload is not None:
-        buttons.append(_upload_into(menus[upload]))
-    say(first.certificate)
-    present(widgets.VBox([*menus.values(), widgets.HBox(buttons), words, image]), alt, first.picture)
+    here = Laboratory(choices, run, first, folder, stored)
+    buttons = [*here.buttons, _upload_into(here.menus[upload])] if upload else here.buttons
+    page = widgets.VBox([*here.menus.values(), widgets.HBox(buttons), here.words, here.image])
+    present(page, alt, first.picture)
 
 
 def _upload_into(menu: widgets.Dropdown) -> widgets.FileUpload:

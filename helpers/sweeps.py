@@ -2,23 +2,21 @@
 
 import hashlib
 import inspect
+import io
 import itertools
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, as_completed
-from dataclasses import dataclass
-from functools import lru_cache
-from numbers import Integral, Real
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
+from pandas.api.types import is_list_like
 from torch import Tensor, nn
 
-from helpers.attack import hinge, zero_out
+from helpers.attack import zero_out
 from helpers.base import Base, Classifier
 from helpers.images import check_images, difference, on_grid, to_bytes
 from helpers.losses import LOSSES
@@ -30,6 +28,7 @@ Network = Base | Classifier
 Source = Network | Callable[[], Network]
 Settings = dict[str, Any]
 Row = dict[str, str]
+Job = tuple[Source, Tensor, Settings, Row]  # the row: its columns KEY
 
 DEFAULTS = {
     name: parameter.default
@@ -39,8 +38,7 @@ DEFAULTS = {
 KEY = ["network", "weights", "picture", "size", "pixels", *DEFAULTS]
 RESULTS = ["left", "outputs", "margin_reached", "steps_taken", "linf", "psnr", "ssim", "norm_ratio", "variation"]
 RESULTS += ["seconds", "error"]
-BOOLS = [name for name, default in DEFAULTS.items() if isinstance(default, bool)]
-NUMBERS = ["size", *RESULTS[:-1], *(name for name in DEFAULTS if isinstance(DEFAULTS[name], int | float))]
+WORDS = ["network", "weights", "picture", "pixels", "norm", "loss", "precision", "error"]  # columns that hold text
 
 
 def grid(**axes: Any) -> list[Settings]:
@@ -49,47 +47,7 @@ def grid(**axes: Any) -> list[Settings]:
 
 
 def _options(setting: Any) -> list[Any]:
-    setting = setting.tolist() if isinstance(setting, np.ndarray) else setting
-    return list(setting) if isinstance(setting, list | tuple | range) else [setting]
-
-
-def check_cell(settings: Settings, image: Tensor) -> Settings:
-    """The settings with zero_out's defaults filled in. Raises one clear error for those it would refuse."""
-    if unknown := [name for name in settings if name not in DEFAULTS]:
-        raise ValueError(f"zero_out has no setting {unknown[0]!r}; it has {', '.join(DEFAULTS)}")
-    loss = settings.get("loss", hinge)
-    name = loss if isinstance(loss, str) else getattr(loss, "__name__", "<lambda>")
-    if isinstance(loss, str) and loss not in LOSSES:
-        raise ValueError(f"loss is {loss!r}; give one of {', '.join(LOSSES)}, or a function")
-    if name == "<lambda>":
-        raise ValueError(f"loss is {loss!r}, which has no name for the table; give a function with a name")
-    if not isinstance(loss, str) and LOSSES.get(name, loss) is not loss:
-        raise ValueError(f"loss is a function named {name!r} like one of LOSSES, and would get its rows; rename it")
-    zero_out(_inactive(), torch.zeros(image.shape), **{**settings, "loss": hinge})  # it knows the ranges
-    return {**DEFAULTS, **settings}
-
-
-@lru_cache
-def _inactive() -> Base:
-    """A network whose pre-activations are -1e30 for every image: its attack ends at once."""
-    return Base(nn.Threshold(2.0, -1e30), nn.ReLU(), size=1, name="inactive")
-
-
-def text(value: object) -> str:
-    """A value as the table holds it: numbers with nine digits, functions by name, NaN as an empty place."""
-    if isinstance(value, Real) and not isinstance(value, Integral):
-        return "" if math.isnan(value) else f"{value:.9g}"
-    return str(getattr(value, "__name__", value))
-
-
-@dataclass(frozen=True)
-class Job:
-    """One attack: an image (1, 3, H, W), a network, settings, and the columns that identify the row."""
-
-    source: Source
-    image: Tensor
-    settings: Settings
-    about: Row
+    return list(setting) if is_list_like(setting) else [setting]
 
 
 def sweep(
@@ -114,16 +72,9 @@ def sweep(
     path = table_path(path) if path is not None else None
     for name, image in images.items():
         _check_image(name, image)
-    largest = max(images.values(), key=Tensor.numel, default=torch.zeros(1, 3, 1, 1))
-    cells = [check_cell(cell, largest) for cell in cells]
+    cells = [_check_cell({**DEFAULTS, **cell}, {image.shape for image in images.values()}) for cell in cells]
     rows = {_key(row): row for row in _stored(path)} if path else {}
-    weights = {network: _base(_made(source)).sha256[:12] for network, source in networks.items()}
-    pixels = {name: hashlib.sha256(to_bytes(image).tobytes()).hexdigest()[:12] for name, image in images.items()}
-    jobs = {}
-    for (network, source), cell, (name, image) in itertools.product(networks.items(), cells, images.items()):
-        values = [network, weights[network], name, image.shape[-1], pixels[name], *cell.values()]
-        about = dict(zip(KEY, map(text, values), strict=True))
-        jobs[_key(about)] = Job(source, image, cell, about)
+    jobs = {_key(job[-1]): job for job in _jobs(networks, images, cells)}
     missing = [job for key, job in jobs.items() if key not in rows or rows[key]["error"]]
     for row in progress(_finished(missing, executor), "sweep", len(missing)):
         rows[_key(row)] = row
@@ -140,6 +91,35 @@ def _check_image(name: str, image: Tensor) -> None:
         raise ValueError(f"{name} is not on the 8-bit grid; round it with to_grid, as a PNG file would")
 
 
+def _check_cell(cell: Settings, shapes: set[torch.Size]) -> Settings:
+    """The settings with the function of their loss. Raises one clear error for those that zero_out would refuse."""
+    if unknown := [name for name in cell if name not in DEFAULTS]:
+        raise ValueError(f"zero_out has no setting {unknown[0]!r}; it has {', '.join(DEFAULTS)}")
+    loss = LOSSES.get(cell["loss"], cell["loss"])
+    name = getattr(loss, "__name__", "<lambda>")
+    if name == "<lambda>" or LOSSES.get(name, loss) is not loss:
+        raise ValueError(f"loss is {loss!r}; give one of {', '.join(LOSSES)}, or a function with a name of its own")
+    inactive = Base(nn.Threshold(2.0, -1e30), nn.ReLU(), size=1)  # no image activates it: its attack ends at once
+    for shape in shapes:
+        zero_out(inactive, torch.zeros(shape), **{**cell, "loss": loss})
+    return {**cell, "loss": loss}
+
+
+def _jobs(networks: Mapping[str, Source], images: Mapping[str, Tensor], cells: Sequence[Settings]) -> Iterator[Job]:
+    """The attacks, each with the columns that identify its row."""
+    pixels = {name: hashlib.sha256(to_bytes(image).tobytes()).hexdigest()[:12] for name, image in images.items()}
+    for network, source in networks.items():
+        weights = _made(source)[1].sha256[:12]
+        for cell, (name, image) in itertools.product(cells, images.items()):
+            values = network, weights, name, image.shape[-1], pixels[name], *cell.values()
+            yield source, image, cell, dict(zip(KEY, map(text, values), strict=True))
+
+
+def text(value: object) -> str:
+    """A value as the table holds it: numbers with nine digits, functions by name."""
+    return f"{value:.9g}" if isinstance(value, float) else str(getattr(value, "__name__", value))
+
+
 def _key(row: Row) -> tuple[str, ...]:
     return tuple(row[name] for name in KEY)
 
@@ -149,55 +129,49 @@ def _call(source: Callable[[], Network]) -> Network:
     return source()
 
 
-def _made(source: Source) -> Network:
-    return source if isinstance(source, nn.Module) else _call(source)
-
-
-def _base(network: Network) -> Base:
-    return network.base if isinstance(network, Classifier) else network
+def _made(source: Source) -> tuple[Network, Base]:
+    network = source if isinstance(source, nn.Module) else _call(source)
+    return network, network.base if isinstance(network, Classifier) else network
 
 
 def _finished(jobs: Sequence[Job], executor: Executor | None) -> Iterator[Row]:
     """The row of each job as soon as it is known."""
     if executor is None:
-        yield from map(_attack, jobs)
+        for *job, about in jobs:
+            yield _row(about, partial(_measure, *job))
         return
-    futures = {executor.submit(_attack, job): job for job in jobs}
+    futures = {executor.submit(_measure, *job): about for *job, about in jobs}
     try:
         for future in as_completed(futures):
-            error = future.exception()  # a worker died, or cannot read the job
-            yield _failed(futures[future], error) if isinstance(error, Exception) else future.result()
+            yield _row(futures[future], future.result)
     finally:
         for future in futures:
             future.cancel()
 
 
-def _attack(job: Job) -> Row:
+def _row(about: Row, measure: Callable[[], Row]) -> Row:
+    """What was measured, or why it failed: the attack, or the worker."""
     try:
-        return {**job.about, **_measure(_made(job.source), job.image, job.settings)}
+        return {**about, **measure()}
     except Exception as error:
-        return _failed(job, error)
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        return {**about, **dict.fromkeys(RESULTS, ""), "error": reason}
 
 
-def _failed(job: Job, error: Exception) -> Row:
-    reason = f"{type(error).__name__}: {error}".splitlines()[0]
-    return {**job.about, **dict.fromkeys(RESULTS, ""), "error": reason}
-
-
-def _measure(network: Network, image: Tensor, settings: Settings) -> Row:
+def _measure(source: Source, image: Tensor, settings: Settings) -> Row:
     """Run one attack: the columns RESULTS. Raises KeyboardInterrupt if it was interrupted."""
-    base, loss = _base(network), settings["loss"]
+    network, base = _made(source)
     start = time.perf_counter()
-    result = zero_out(base, image, **{**settings, "loss": LOSSES.get(loss, loss)})
+    result = zero_out(base, image, **settings)
     seconds = time.perf_counter() - start
     if result.interrupted:
         raise KeyboardInterrupt  # the best so far is not the result of these settings
-    clean, after = embed(base, result.original), embed(base, result.images)
-    variation = float("nan")
-    if isinstance(network, Classifier):
-        variation = (network.probabilities(result.images)[0] - network.blank()).abs().sum().item() / 2
     change = difference(result.original, result.images)
-    values = [result.nonzero[0], clean.shape[1], result.margin[0], result.steps[0], change.linf, change.psnr]
+    clean, after = embed(base, result.original), embed(base, result.images)
+    variation = ""
+    if network is not base:
+        variation = (network.probabilities(result.images)[0] - network.blank()).abs().sum().item() / 2
+    values = [result.nonzero[0], result.outputs, result.margin[0], result.steps[0], change.linf, change.psnr]
     values += [change.ssim, (after.norm() / clean.norm()).item(), variation, seconds, ""]
     return dict(zip(RESULTS, map(text, values), strict=True))
 
@@ -211,15 +185,13 @@ def _stored(path: Path) -> list[Row]:
 
 def read(path: str | Path) -> pd.DataFrame:
     """The table of a sweep's CSV file, numbers as numbers; eps and step_size in units of [0, 1]."""
-    return _frame(read_rows(table_path(path)))
+    return _frame(_stored(table_path(path)))
 
 
 def _frame(rows: Sequence[Row]) -> pd.DataFrame:
-    table = pd.DataFrame(rows, columns=None if rows else [*KEY, *RESULTS])
-    for name in table.columns.intersection(NUMBERS):
-        table[name] = table[name] == "True" if name in BOOLS else pd.to_numeric(table[name])
-    table["error"] = table["error"].replace("", None)
-    return table
+    content = pd.DataFrame(rows, columns=[*KEY, *RESULTS]).to_csv(index=False)
+    types = dict.fromkeys(WORDS, str)  # so that an image named "001" or "NA" keeps its name
+    return pd.read_csv(io.StringIO(content), dtype=types, keep_default_na=False, na_values=[""])
 
 
 def pick(table: pd.DataFrame, *, size: int = 224, **settings: Any) -> pd.DataFrame:

@@ -27,12 +27,10 @@ def test_curves_draw_each_entry_with_its_name() -> None:
     assert len({str(line._dash_pattern) for line in ax.lines}) == 2, "told apart without colours, too"
 
 
-@pytest.mark.parametrize(
-    "high, expected",
-    [(4, ["0", "1", "2", "5"]), (12, ["0", "1", "2", "5", "10", "20"]), (3000, ["0", "1", "10", "100", "1,000"])],
-)
-def test_a_logarithmic_axis_has_plain_numbers_and_a_place_for_zero(high: int, expected: list[str]) -> None:
-    assert ticks(curves({"a": [high, 0]}, "step", "active features", log=True).axes[0]) == expected
+@pytest.mark.parametrize("high, inside", [(12, ["0", "1", "2", "5", "10"]), (3000, ["0", "1", "10", "100", "1,000"])])
+def test_a_logarithmic_axis_has_plain_numbers_and_a_place_for_zero(high: int, inside: list[str]) -> None:
+    labels = ticks(curves({"a": [high, 0]}, "step", "active features", log=True).axes[0])
+    assert [label for label in labels if 0 <= float(label.replace(",", "")) <= high] == inside
 
 
 def test_a_concept_has_one_colour_in_every_figure() -> None:
@@ -68,9 +66,9 @@ def test_a_strip_plot_joins_the_medians_of_numbers_and_not_of_names() -> None:
 
 
 def test_a_strip_plot_can_be_to_scale_and_show_small_shares() -> None:
-    (ax,) = strip_plot({"budget": {1: [14], 16: [0.02]}}, "%", to_scale=True, least=0.01, xlabel={"budget": "k"}).axes
+    (ax,) = strip_plot({"budget": {1: [14], 16: [0.02]}}, "%", to_scale=True, least=0.01, xlabel="k").axes
     assert ax.lines[0].get_xdata().tolist() == [1, 16] and ax.get_xlabel() == "k"
-    assert ticks(ax) == ["0", "0.01", "0.1", "1", "10"]
+    assert {"0", "0.01", "0.1", "1", "10"} <= set(ticks(ax))
 
 
 def test_a_dot_plot_has_each_value_beside_its_interval_and_the_marks() -> None:

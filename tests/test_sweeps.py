@@ -1,10 +1,9 @@
 """Sweeps on tiny networks whose answer is known, and a sample of the stored ones computed again."""
 
 import json
+import pickle
 from collections.abc import Callable
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from functools import partial
-from multiprocessing import get_context
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +36,10 @@ def fused() -> tuple[Base, Fuse]:
 
 
 def test_a_grid_is_every_combination_in_order() -> None:
-    cells = grid(eps=[1, 2], steps=5, margin=(0.0, 1.0))
-    assert [(c["eps"], c["margin"]) for c in cells] == [(1, 0.0), (1, 1.0), (2, 0.0), (2, 1.0)]
-    assert {c["steps"] for c in cells} == {5}
+    cells = grid(steps=range(1, 3), margin=(0.0, 1.0), eps=np.array([0.5]), loss="norm")
+    assert [(c["steps"], c["margin"]) for c in cells] == [(1, 0.0), (1, 1.0), (2, 0.0), (2, 1.0)]
+    assert {(c["eps"], c["loss"]) for c in cells} == {(0.5, "norm")}
     assert grid() == [{}] and grid(eps=[]) == []
-    assert grid(steps=np.arange(2), eps=range(2)) == grid(steps=(0, 1), eps=[0, 1])
 
 
 def test_a_row_says_what_the_attack_says() -> None:
@@ -58,33 +56,27 @@ def test_a_row_says_what_the_attack_says() -> None:
 
 def test_known_answers() -> None:
     """Red of 96 and 120 must fall to 90: 8 levels are enough for the first, not for the second."""
-    images = {"near": picture(96.0), "far": picture(120.0)}
-    table = sweep({"net": far}, images, grid(eps=[4 / 255, 8 / 255], **STEADY))
+    head = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
+    head(torch.zeros(1, *far().feature_shape))
+    net, images = Classifier(far(), head, "abc"), {"near": picture(96.0), "far": picture(120.0)}
+    table = sweep({"net": net}, images, grid(eps=[4 / 255, 8 / 255], **STEADY))
     assert (table.left == 0).tolist() == [False, False, True, False]
     assert table.norm_ratio[2] == 0 and table.margin_reached[2] > 0 > table.margin_reached[3]
-
-
-def test_a_classifier_adds_the_distance_to_its_blank_prediction() -> None:
-    head = nn.Sequential(nn.Flatten(), nn.LazyLinear(3))
-    base = far()
-    head(torch.zeros(1, *base.feature_shape))
-    table = sweep({"net": Classifier(base, head, "abc")}, {"near": picture(96.0), "far": picture(255.0)}, [STEADY])
-    assert table.variation[0] == 0 < table.variation[1] <= 1
+    assert table.variation[2] == 0 < table.variation[3] <= 1, "the distance to the blank prediction"
 
 
 # --- the file ----------------------------------------------------------------------------------------
 
 
-def test_what_is_stored_is_not_computed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_stored_is_not_computed_again(tmp_path: Path) -> None:
     path, images = tmp_path / "new" / "table.csv", {"a": noise(seed=1), "b": noise(seed=2)}
-    cells = grid(eps=[2 / 255, 1 / 3], steps=[0, 3])
-    first = sweep({"net": far}, images, cells, path=path)
+    cells, (base, fuse) = grid(eps=[2 / 255, 1 / 3], steps=[0, 3]), fused()
+    first = sweep({"net": base}, images, cells, path=path)
     path.write_bytes("\ufeff".encode() + path.read_bytes())  # as Excel saves it
-    monkeypatch.setattr(sweeps, "_measure", lambda *_: pytest.fail("computed again"))
-    pd.testing.assert_frame_equal(first, sweep({"net": far}, images, cells, path=path))
+    fuse.error = AssertionError("computed again")
+    pd.testing.assert_frame_equal(first, sweep({"net": base}, images, cells, path=path))
     pd.testing.assert_frame_equal(first, read(path))
-    backwards = sweep({"net": far}, images, cells[::-1], path=path)
-    assert backwards.steps.tolist() == [3, 3, 0, 0] * 2
+    assert sweep({"net": base}, images, cells[::-1], path=path).steps.tolist() == [3, 3, 0, 0] * 2
     (made,) = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     assert made["torch"] == torch.__version__ and made["rows"] == 8 and made["device"]
 
@@ -108,7 +100,6 @@ def test_a_stopped_sweep_goes_on(tmp_path: Path) -> None:
 
 def test_a_failing_attack_is_recorded_and_tried_again(tmp_path: Path) -> None:
     path, (base, fuse) = tmp_path / "table.csv", fused()
-    assert base.sha256
     fuse.error = RuntimeError("no luck\nlong story")
     table = sweep({"net": base, "other": far}, {"a": noise()}, [{"steps": 1}], path=path)
     assert table.error[0] == "RuntimeError: no luck" and pd.isna(table.left[0]) and pd.isna(table.error[1])
@@ -139,8 +130,14 @@ def test_names_come_back_as_they_were_given(tmp_path: Path, monkeypatch: pytest.
 # --- workers -----------------------------------------------------------------------------------------
 
 
-def processes() -> Executor:
-    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+class Elsewhere(Executor):
+    """Sends its jobs and their results through pickle, as other processes and machines get them."""
+
+    def submit(self, function: Callable, /, *args: object) -> Future:
+        future: Future = Future()
+        function, args = pickle.loads(pickle.dumps((function, args)))
+        future.set_result(pickle.loads(pickle.dumps(function(*args))))
+        return future
 
 
 def dask() -> Executor:
@@ -153,7 +150,7 @@ def threads() -> Executor:
     return ThreadPoolExecutor(2)
 
 
-@pytest.mark.parametrize("make", [threads, processes, dask], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", [threads, Elsewhere, dask], ids=lambda make: make.__name__)
 def test_any_executor_gives_the_same_table(make: Callable[[], Any], tmp_path: Path) -> None:
     images = {"a": noise(seed=1), "b": noise(seed=2)}
     cells = grid(eps=[4 / 255, 8 / 255], steps=3, loss=["hinge", LOSSES["norm"]])
@@ -164,21 +161,22 @@ def test_any_executor_gives_the_same_table(make: Callable[[], Any], tmp_path: Pa
     assert table.error.isna().all()
 
 
-@pytest.mark.parametrize("error", [MemoryError("killed"), KeyboardInterrupt()], ids=lambda error: type(error).__name__)
-def test_a_worker_that_dies_is_recorded(error: BaseException) -> None:
-    """A worker that was interrupted is not: the sweep ends."""
+def test_a_worker_that_dies_is_recorded() -> None:
+    """One that was interrupted is not: the sweep ends."""
 
     class Dead(Executor):
+        def __init__(self, error: BaseException) -> None:
+            self.error = error
+
         def submit(self, *_: object, **__: object) -> Future:
             future: Future = Future()
-            future.set_exception(error)
+            future.set_exception(self.error)
             return future
 
-    if isinstance(error, KeyboardInterrupt):
-        with pytest.raises(KeyboardInterrupt):
-            sweep({"net": far}, {"a": noise()}, [{}], executor=Dead())
-    else:
-        assert sweep({"net": far}, {"a": noise()}, [{}], executor=Dead()).error.tolist() == ["MemoryError: killed"]
+    table = sweep({"net": far}, {"a": noise()}, [{}], executor=Dead(MemoryError("killed")))
+    assert table.error.tolist() == ["MemoryError: killed"]
+    with pytest.raises(KeyboardInterrupt):
+        sweep({"net": far}, {"a": noise()}, [{}], executor=Dead(KeyboardInterrupt()))
 
 
 # --- losses, pick, bisect ----------------------------------------------------------------------------
@@ -194,10 +192,11 @@ def test_every_loss_has_a_finite_gradient_for_active_and_inactive_units(name: st
         assert torch.allclose(LOSSES[name](start.flatten(1), 0.5), loss.flatten(1)), "outputs of any shape"
 
 
-@pytest.mark.parametrize("name", sorted(set(LOSSES) - {"dispersion"}))  # plain pictures have no dispersion
-def test_every_loss_lowers_the_features(name: str) -> None:
-    table = sweep({"net": far}, {"a": noise()}, grid(steps=[0, 20], loss=name, eps=16 / 255))
-    assert table.norm_ratio[0] == 1 and table.left[1] < table.left[0]
+def test_every_loss_lowers_the_features() -> None:
+    names = set(LOSSES) - {"dispersion"}  # a network that reads each pixel alone has none to reduce
+    table = sweep({"net": far}, {"a": noise()}, grid(loss=names, steps=[0, 20], eps=16 / 255))
+    left = table.pivot(index="loss", columns="steps", values="left")
+    assert len(left) == len(LOSSES) - 1 and (left[20] < left[0]).all(), left
 
 
 def test_pick_finds_rows_by_settings() -> None:
@@ -206,7 +205,6 @@ def test_pick_finds_rows_by_settings() -> None:
     assert len(pick(table, **tiny)) == 1
     assert pick(table, **tiny, eps=[4 / 255, 8 / 255], margin=0.1).eps.round(4).tolist() == [0.0157, 0.0314]
     assert len(pick(table, **tiny, random_start=[True, False], eps=np.array([4, 8]) / 255)) == 4
-    assert len(pick(table, size=8, steps=range(3))) == 1
     assert pick(table, steps=2).empty and pick(table, size=8).empty
 
 
@@ -224,20 +222,18 @@ def my_norm(z: torch.Tensor, margin: float) -> torch.Tensor:
     return torch.relu(z)
 
 
-my_norm.__name__ = "norm"
+my_norm.__name__ = "norm"  # would get the rows of LOSSES["norm"]
 
 
 @pytest.mark.parametrize(
     "cell, message",
     [
         ({"epsilon": 1}, "no setting 'epsilon'"),
-        ({"eps": "8/255"}, "eps is '8/255'"),
         ({"eps": -1}, "eps is -1"),
         ({"eps": 0.001, "norm": "l2"}, "too short to move"),
-        ({"loss": "hing"}, "give one of hinge"),
-        ({"loss": lambda z, margin: z}, "no name for the table"),
-        ({"loss": partial(LOSSES["hinge"], margin=2.0)}, "no name for the table"),
-        ({"loss": my_norm}, "named 'norm' like one of LOSSES, and would get its rows; rename it"),
+        ({"loss": "hing"}, "loss is 'hing'; give one of hinge"),
+        ({"loss": lambda z, margin: z}, "a name of its own"),
+        ({"loss": my_norm}, "a name of its own"),
     ],
 )
 def test_bad_settings_are_one_error_before_any_work(cell: dict, message: str) -> None:
@@ -275,15 +271,15 @@ def test_stored_sweeps_are_whole(name: str) -> None:
     assert sum(entry["rows"] for entry in made) == len(table)
 
 
-@pytest.mark.parametrize("eps, slack", [(16, 3), (4, 40)])
-def test_a_sample_of_the_stored_rows_computed_again(lite0: Classifier, eps: int, slack: int) -> None:
-    """Another processor rounds otherwise, so counts agree within `slack` of 62,720 features."""
-    settings = {"eps": eps / 255, "steps": 60, "margin": 0.3}
+@pytest.mark.slow
+def test_a_sample_of_the_stored_rows_computed_again(lite0: Classifier) -> None:
+    """Another processor rounds otherwise, so counts agree within 40 of 62,720 features."""
+    settings = {"eps": 4 / 255, "steps": 60, "margin": 0.3}
     table = read(DATA / "sweeps" / "lite0.csv")
     (stored,) = pick(table[table.picture == "coffee"], **settings).itertuples()
     image = {"coffee": load_image(DATA / "images" / "coffee.png")}
     (now,) = sweep({"efficientnet_lite0": lite0}, image, [settings]).itertuples()
     assert (now.pixels, now.weights) == (stored.pixels, stored.weights)
-    assert abs(now.left - stored.left) <= slack
+    assert abs(now.left - stored.left) <= 40
     assert now.ssim == pytest.approx(stored.ssim, abs=0.03)
     assert now.variation == pytest.approx(stored.variation, abs=0.005)
