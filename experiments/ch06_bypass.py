@@ -138,7 +138,8 @@ def nonzero(groups: dict[str, Tensor], cell: Row) -> pd.DataFrame:
     images = groups[cell["attack"]]
     views = dict(filtered(images)) | {name: move(images) for name, move in MOVES.items()}
     counts = pd.DataFrame({name: vgg16().verdict(x)[0].tolist() for name, x in views.items()})
-    return counts.rename_axis("photo").reset_index().melt("photo", var_name="transform", value_name="nonzero")
+    rows = counts.rename_axis("photo").reset_index().melt("photo", var_name="transform", value_name="nonzero")
+    return rows[["transform", "photo", "nonzero"]]
 
 
 def main(options: Sequence[str] = ()) -> None:
