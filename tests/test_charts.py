@@ -57,11 +57,11 @@ def test_a_small_table_carries_its_numbers_and_a_large_one_a_scale() -> None:
 
 
 def test_a_strip_plot_joins_the_medians_of_numbers_and_not_of_names() -> None:
-    panels = {"budget": {1: [90, 70], 2: [5, 9], 16: [0, 0]}, "loss": {"b": [9, 7], "a": [1, 1]}}
+    panels = {"budget": {1: [90, 70], 2: [5, 9], 16: [0, 9, 0]}, "loss": {"b": [9, 7], "a": [1, 1]}}
     left, right = strip_plot(panels, "active features").axes
     assert left.lines[0].get_ydata().tolist() == [80, 7, 0] and left.lines[0].get_linestyle() == "-"
     assert right.lines[0].get_ydata().tolist() == [8, 1] and right.lines[0].get_linestyle() == "None"
-    assert [sorted(dots.get_ydata()) for dots in left.lines[1:]] == [[70, 90], [5, 9], [0, 0]]
+    assert [sorted(dots.get_ydata()) for dots in left.lines[1:]] == [[70, 90], [5, 9], [0, 0, 9]]
     assert ticks(right, "x") == ["b", "a"]
 
 
