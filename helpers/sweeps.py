@@ -30,10 +30,11 @@ Settings = dict[str, Any]
 Row = dict[str, str]
 Job = tuple[Source, Tensor, Settings, Row]  # the row: its columns KEY
 
+NO_COLUMN = ("on_step", "batch", "pixel_weight")  # what a table cannot hold, or what does not change its numbers
 DEFAULTS = {
     name: parameter.default
     for name, parameter in inspect.signature(zero_out).parameters.items()
-    if parameter.kind is parameter.KEYWORD_ONLY and name not in ("on_step", "batch")
+    if parameter.kind is parameter.KEYWORD_ONLY and name not in NO_COLUMN
 }
 KEY = ["network", "weights", "picture", "size", "pixels", *DEFAULTS]
 RESULTS = ["left", "outputs", "margin_reached", "steps_taken", "linf", "psnr", "ssim", "norm_ratio", "variation"]
@@ -116,7 +117,9 @@ def _jobs(networks: Mapping[str, Source], images: Mapping[str, Tensor], cells: S
 
 
 def text(value: object) -> str:
-    """A value as the table holds it: numbers with nine digits, functions by name."""
+    """A value as the table holds it: numbers with nine digits, functions by name, None or NaN as nothing."""
+    if value is None or value != value:
+        return ""
     return f"{value:.9g}" if isinstance(value, float) else str(getattr(value, "__name__", value))
 
 
@@ -168,7 +171,7 @@ def _measure(source: Source, image: Tensor, settings: Settings) -> Row:
         raise KeyboardInterrupt  # the best so far is not the result of these settings
     change = difference(result.original, result.images)
     clean, after = embed(base, result.original), embed(base, result.images)
-    variation = ""
+    variation = None
     if network is not base:
         variation = (network.probabilities(result.images)[0] - network.blank()).abs().sum().item() / 2
     values = [result.nonzero[0], result.outputs, result.margin[0], result.steps[0], change.linf, change.psnr]

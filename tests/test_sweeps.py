@@ -206,6 +206,7 @@ def test_pick_finds_rows_by_settings() -> None:
     assert pick(table, **tiny, eps=[4 / 255, 8 / 255], margin=0.1).eps.round(4).tolist() == [0.0157, 0.0314]
     assert len(pick(table, **tiny, random_start=[True, False], eps=np.array([4, 8]) / 255)) == 4
     assert pick(table, steps=2).empty and pick(table, size=8).empty
+    assert len(pick(sweep({"net": far}, {"a": noise()}, [{}]), size=8)) == 1, "what has no number has its default"
 
 
 @pytest.mark.parametrize("needed", [1, 5, 16, 17])
