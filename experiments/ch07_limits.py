@@ -17,9 +17,10 @@ from experiments.common import OUT, TABLES, answers, attacked, evenly, photos, s
 from experiments.tables import Row, completed, fill
 from helpers.attack import hinge, zero_out
 from helpers.base import count_nonzero
-from helpers.images import difference, from_levels, load_image, save_png, to_grid
+from helpers.images import from_levels, load_image, save_png, to_grid
 from helpers.networks import embed
 from helpers.universal import add, universal
+from helpers.visibility import difference
 
 UNIVERSAL = {"steps": 48, "batch": 4}
 L2_STEPS, RESIST_STEPS, ALONE_STEPS = 400, 150, 5

@@ -67,18 +67,18 @@ def speckle(shape: tuple[int, ...], levels: int) -> Tensor:
 
 
 def attacked(
-    base: Base, name: str, image: Tensor, *, eps: int, steps: int, folder: Path = OUT
+    base: Base, name: str, image: Tensor, *, eps: int | None, steps: int, folder: Path = OUT
 ) -> tuple[Tensor, int, float]:
     """zero_out with its defaults on one image (1, 3, H, W), or what an earlier call on this machine has saved.
 
-    name: of the image. eps: budget in 1/255. steps: at most.
+    name: of the image. eps: budget in 1/255, None for the least visible change. steps: at most.
     Returns the image of the PNG file, the steps taken and the seconds that it took.
     """
     about = {"picture": name, "eps": eps, "weights": base.sha256, **machine(device())}
     path = _earlier(folder, about, steps)
     if path is None:
         start = time.perf_counter()
-        result = completed(zero_out(base, image, eps=eps / 255, steps=steps))
+        result = completed(zero_out(base, image, eps=eps and eps / 255, steps=steps))
         path = save_png(result.images, folder / f"{name}-{eps}-{steps}.png")
         about |= {"at most": steps, "steps": result.steps[0], "seconds": time.perf_counter() - start}
         write_file(path.with_suffix(".json"), json.dumps(about).encode())

@@ -12,8 +12,10 @@ Every chapter:
     plots           figures of images
     charts          figures of numbers
 02 albatross:
-    attack          zero_out, the loop and its result
-    optimizer       steps of Adam within a budget
+    attack          zero_out, the loop
+    optimizer       its steps: Adam within a budget, or towards the least visible change
+    result          what it returns, the best images on the way
+    visibility      where a change hides, and how visible it is
     certificate     certify, the verdict about a PNG file
 03 activations:
     activations     what each layer does

@@ -8,21 +8,21 @@ was active, which is the dual ascent of augmented-Lagrangian attacks (ALMA, Rony
 
 import math
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass, field
 from numbers import Real
 
 import torch
 from torch import Tensor, nn
 
-from helpers.base import Base, check_base, count_nonzero
+from helpers.base import Base, check_base
 from helpers.images import check_images, is_whole, on_grid, to_grid
-from helpers.optimizer import NORMS, PixelAdam, half_cosine
+from helpers.optimizer import FALL, NORMS, LeastVisible, PixelAdam, half_cosine
+from helpers.result import Best, Result
 from helpers.runtime import full_float32
+from helpers.visibility import local_contrast
 
 Loss = Callable[[Tensor, float], Tensor]
 OnStep = Callable[[int, Tensor, Tensor], None]
-FALL, FLOOR = 50, 1 / 16  # steps in which the step size falls, and the share of it that stays: see `schedule`
+FLOOR = 1 / 16  # share of the step size that stays: see `schedule`
 POWER = 1.5  # of the growth of weights: at 1 the most stubborn units fall too late, at 2 others rise again
 STOP_FRACTION = 0.2  # share of the margin at which an image is done: more than other arithmetic moves
 
@@ -37,41 +37,6 @@ def hinge(z: Tensor, margin: float) -> Tensor:
     return nn.functional.smooth_l1_loss(distance, torch.zeros_like(distance), beta=2 * margin, reduction="none")
 
 
-@dataclass
-class Result:
-    """Result of zero_out for N images.
-
-    images (Tensor): attacked, (N, 3, H, W) on the 8-bit grid.
-    original (Tensor): the images given.
-    nonzero (list[int]): features of each image that are not 0.0, in float32.
-    margin (list[float]): distance of its largest pre-activation below the base's threshold (negative: above);
-        for a base without a threshold, minus the largest absolute output.
-    steps (list[int]): gradient steps taken.
-    outputs (int): features of an image.
-    history (list[list[int]]): features left after 0, 1, 2, ... steps, in the precision of the search.
-    interrupted (bool): whether KeyboardInterrupt ended the attack early.
-    margin_wanted (float): the margin at which an image counts as done.
-    """
-
-    images: Tensor
-    original: Tensor
-    nonzero: list[int]
-    margin: list[float]
-    steps: list[int]
-    outputs: int
-    history: list[list[int]] = field(repr=False)
-    interrupted: bool = False
-    margin_wanted: float = 0.0
-
-    def __str__(self) -> str:
-        zeroed = [margin for n, margin in zip(self.nonzero, self.margin, strict=True) if n == 0]
-        left = ", ".join(f"{n:,}" for n in self.nonzero)
-        text = f"{len(zeroed)} of {len(self.nonzero)} images zeroed; features left of {self.outputs:,}: {left}"
-        thin = sum(margin < self.margin_wanted for margin in zeroed)
-        text += f"; margin of {self.margin_wanted:g} not reached by {thin} of the zeroed" if thin else ""
-        return text + ("; interrupted" if self.interrupted else "")
-
-
 @full_float32()
 @torch.inference_mode(False)
 @torch.enable_grad()
@@ -79,9 +44,10 @@ def zero_out(
     base: Base,
     images: Tensor,
     *,
-    eps: float = 8 / 255,
+    eps: float | None = 8 / 255,
     norm: str = "linf",
-    steps: int = 150,
+    pixel_weight: Tensor | None = None,
+    steps: int | None = None,
     step_size: float = 16 / 255,
     momentum: float = 0.8,
     margin: float = 1.0,
@@ -93,14 +59,17 @@ def zero_out(
     batch: int = 16,
     on_step: OnStep | None = None,
 ) -> Result:
-    """Change each pixel by at most eps until every feature of the base is exactly zero.
+    """Change an image until every feature of the base is exactly zero: within a budget, or as little as can be seen.
 
     base (Base): the network; the attack runs on its device.
     images (Tensor): (N, 3, H, W) in [0, 1], on the 8-bit grid; not modified.
     eps (float): budget per pixel in [0, 1], rounded down to whole 1/255; with norm "l2", length of the whole change
-        of an image in the same units. (Default: 8/255)
-    norm (str): "linf" or "l2". (Default: "linf")
-    steps (int): gradient steps at most. (Default: 150)
+        of an image in the same units; None: no budget, the least visible change that was found. (Default: 8/255)
+    norm (str): "linf" or "l2", of a budget. (Default: "linf")
+    pixel_weight (Tensor): how far pixels may change beside one another, 0 or more, (H, W) or of another shape that fits
+        images; a budget is multiplied by it, and 0 keeps a pixel as it is. (Default: 1 everywhere; without a budget
+        local_contrast(images))
+    steps (int): gradient steps at most; without a budget all are taken. (Default: 150, without a budget 200)
     step_size (float): of the first step, then falling, see `schedule`. (Default: 16/255)
     momentum (float): Adam's first moment. (Default: 0.8)
     margin (float): how far below the threshold (0 for a ReLU) pre-activations are pushed. (Default: 1.0)
@@ -115,27 +84,37 @@ def zero_out(
     on_step (callable): on_step(step, images, nonzero) sees the quantised images of the batch and their features left.
 
     An image is done when its features are zero and a fifth of the margin is reached. Of every image the best
-    quantised form is returned: fewest features left, then largest margin.
+    quantised form is returned: fewest features left, then largest margin. Without a budget nothing is done early: the
+    change becomes shorter while the image is zero, longer while it is not, and the shortest is returned.
     Raises ValueError or TypeError for bad input before any work; ValueError for a loss whose gradient is not finite
     or all zero; torch.OutOfMemoryError with the remedy.
     """
+    steps = steps if steps is not None else 200 if eps is None else 150
     images = check_attack(
-        base, images, eps, norm, steps,
+        base, images, 1 if eps is None else eps, norm, steps,
         step_size=step_size, momentum=momentum, margin=margin, weight_growth=weight_growth,
     )  # fmt: skip
     check_search(base, loss, precision, batch)
+    if pixel_weight is None:
+        pixel_weight = local_contrast(images) if eps is None else torch.ones_like(images)
+    pixel_weight = check_weight(pixel_weight, images)
     generator, threshold = torch.Generator().manual_seed(seed), base.threshold or 0.0
     best = Best(base, images, STOP_FRACTION * margin, precision)
     try:
         for places in torch.arange(len(images), device=images.device).split(batch):
             together, active_steps = places, 0
-            adam = PixelAdam(images[places], eps, norm, momentum)
+            start, room = images[places], pixel_weight[places]
+            if eps is None:
+                change = LeastVisible(start, momentum, room, steps)
+            else:
+                change = PixelAdam(start, eps, norm, momentum, room)
             if random_start:
-                adam.random_start(generator)
+                change.random_start(generator)
             for step in range(steps + 1):
-                quantized = adam.quantized().requires_grad_()
+                quantized = change.quantized().requires_grad_()
                 z = best.pre_activations(quantized)  # VGG-16: (N, 512, 14, 14)
-                going = best.update(places, quantized.detach(), z.detach())  # images that are not done: (N,) of bool
+                done = best.update(places, quantized.detach(), z.detach(), change.length())  # (N,) of bool
+                going = change.go_on(done, step)
                 if on_step is not None:
                     on_step(step, *best.now(together))
                 if step == steps or not going.any():
@@ -148,9 +127,9 @@ def zero_out(
                     raise ValueError("the gradient of the loss is zero; it must grow with the pre-activations")
                 active_steps = active_steps + (z.detach() > threshold)
                 if not going.all():
-                    adam.keep(going)
+                    change.keep(going)
                     places, grad, active_steps = places[going], grad[going], active_steps[going]
-                adam.step(grad, step_size * schedule(step))
+                change.step(grad, step_size * schedule(step))
     except KeyboardInterrupt:
         best.interrupted = True  # what was reached so far is worth having
     except RuntimeError as error:  # only CUDA has a class of its own for it
@@ -168,66 +147,6 @@ def schedule(step: int) -> float:
     It does not depend on the number of steps allowed, so a longer run repeats a shorter one and goes on.
     """
     return max(half_cosine(min(step, FALL), FALL), FLOOR)
-
-
-class Best:
-    """The best of each image so far, and which images are done.
-
-    base, images: as in zero_out. margin_wanted: the margin at which an image is done. precision: of the search.
-    """
-
-    def __init__(self, base: Base, images: Tensor, margin_wanted: float, precision: torch.dtype) -> None:
-        self.base, self.original, self.margin_wanted, self.precision = base, images, margin_wanted, precision
-        self.images, self.outputs, self.interrupted = images.clone(), math.prod(base.feature_shape), False
-        self.nonzero = torch.full((len(images),), 2**62, device=images.device)
-        self.margin = torch.full((len(images),), -torch.inf, device=images.device)
-        self.counts: list[tuple[Tensor, Tensor]] = []  # of each step: places (n,) and features left (n,)
-
-    def pre_activations(self, quantized: Tensor) -> Tensor:
-        """Pre-activations in float32, computed in the precision of the search."""
-        lower = self.precision != torch.float32
-        with torch.autocast(quantized.device.type, self.precision) if lower else nullcontext():
-            return self.base.pre_activations(quantized).float()
-
-    def update(self, places: Tensor, quantized: Tensor, z: Tensor) -> Tensor:
-        """Note the images at these places (n,) that are better than before; return which are not done: (n,) of bool."""
-        features = self.base.rest(z)
-        self.outputs = features[0].numel()  # for images of this size
-        nonzero, margin = count_nonzero(features), self.base.margin_reached(z)
-        done = (nonzero == 0) & (margin >= self.margin_wanted)
-        if self.precision != torch.float32 and done.any():  # only float32 decides
-            verdict = self.base.verdict(quantized)
-            done &= (verdict[0] == 0) & (verdict[1] >= self.margin_wanted)
-        better = (nonzero < self.nonzero[places]) | (nonzero == self.nonzero[places]) & (margin > self.margin[places])
-        better |= done
-        self.images[places[better]] = quantized[better]
-        self.nonzero[places[better]], self.margin[places[better]] = nonzero[better], margin[better]
-        self.latest = places, quantized
-        self.counts.append((places, nonzero))
-        return ~done
-
-    def now(self, together: Tensor) -> tuple[Tensor, Tensor]:
-        """The images of a batch as they are now (those that are done as they ended) and their features left.
-
-        together: places of the batch, one after the other.
-        """
-        images, nonzero = self.images[together], self.nonzero[together]  # copies
-        places, quantized = self.latest
-        images[places - together[0]], nonzero[places - together[0]] = quantized, self.counts[-1][1]
-        return images, nonzero
-
-    def result(self) -> Result:
-        """The best images, judged once more in float32."""
-        nonzero, margin = (tensor.tolist() for tensor in self.base.verdict(self.images))
-        history: list[list[int]] = [[] for _ in self.images]
-        for places, counts in self.counts:
-            for place, count in zip(places.tolist(), counts.tolist(), strict=True):
-                history[place].append(count)
-        steps = [max(len(counts) - 1, 0) for counts in history]
-        return Result(
-            self.images, self.original, nonzero, margin, steps, self.outputs, history, self.interrupted,
-            self.margin_wanted if self.base.threshold is not None else -math.inf,
-        )  # fmt: skip
 
 
 def check_attack(base: Base, images: Tensor, eps: float, norm: str, steps: int, **numbers: float) -> Tensor:
@@ -265,6 +184,18 @@ def check_budget(eps: float, norm: str, values: int) -> None:
             f"eps is {eps:g}; with norm='l2' it is the length of the whole change, and this one is too short to move "
             f"pixels by a grey level; give for example {values**0.5 * 5 / 255:.2g}"
         )
+
+
+def check_weight(pixel_weight: Tensor, images: Tensor) -> Tensor:
+    """Raise ValueError unless weights of pixels fit the images; return them in the images' shape."""
+    try:
+        weight = torch.as_tensor(pixel_weight, dtype=torch.float32, device=images.device).expand_as(images)
+    except (RuntimeError, TypeError, ValueError) as error:
+        shape = getattr(pixel_weight, "shape", pixel_weight)
+        raise ValueError(f"pixel_weight is {shape}; give a tensor that fits {tuple(images.shape)}") from error
+    if not (weight.isfinite() & (weight >= 0)).all() or not weight.flatten(1).any(1).all():
+        raise ValueError("pixel_weight is negative, not finite or 0 everywhere; give weights of 0 or more")
+    return weight
 
 
 def check_search(base: Base, loss: Loss, precision: torch.dtype, batch: int) -> None:

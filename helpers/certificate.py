@@ -21,8 +21,9 @@ from torch import Tensor
 
 from helpers.base import Base, check_base, count_nonzero
 from helpers.decode import user_path
-from helpers.images import difference, load_image, to_tensor, write_file
+from helpers.images import load_image, to_tensor, write_file
 from helpers.runtime import full_float32
+from helpers.visibility import difference
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import io
 import os
 import uuid
 import warnings
-from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
 from typing import Any
@@ -153,35 +152,3 @@ def write_file(path: str | Path, content: bytes) -> Path:
     finally:
         part.unlink(missing_ok=True)
     return path
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How far one image is from another: linf in whole levels of 1/255, l2 in units of [0, 1], PSNR in dB, SSIM."""
-
-    linf: int
-    l2: float
-    psnr: float
-    ssim: float
-
-
-def difference(original: Tensor, attacked: Tensor) -> Difference:
-    """Compare two images (1, 3, H, W) of one size on the 8-bit grid, of at least 7 x 7 pixels.
-
-    PSNR and SSIM are those of scikit-image on values in [0, 1]; equal images have an infinite PSNR.
-    Raises ValueError or TypeError.
-    """
-    from skimage.metrics import peak_signal_noise_ratio, structural_similarity  # a second to import
-
-    for what, image in (("original", original), ("attacked", attacked)):
-        check_images(image, what)
-        if len(image) != 1:
-            raise ValueError(f"{what} holds {len(image)} images; compare them one by one")
-        if not on_grid(image):
-            raise ValueError(f"{what} is not on the 8-bit grid; round it with to_grid first")
-    a, b = (image[0].detach().permute(1, 2, 0).cpu().double().numpy() for image in (original, attacked))
-    ssim = structural_similarity(a, b, channel_axis=2, data_range=1)  # refuses other and small sizes
-    with np.errstate(divide="ignore"):
-        psnr = peak_signal_noise_ratio(a, b, data_range=1)
-    gap = np.abs(a - b)
-    return Difference(int(np.rint(gap.max() * 255)), float(np.linalg.norm(gap)), float(psnr), float(ssim))

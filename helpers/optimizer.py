@@ -1,19 +1,31 @@
-"""Adam on pixels within a budget: the step of every attack here."""
+"""Adam on pixels: within a budget, or with a change that becomes shorter and shorter."""
 
 import math
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from helpers.images import from_levels, to_grid
 
 NORMS = ("linf", "l2")
+FALL = 50  # steps in which the step size falls from all to a small share
 BETA2 = 0.99  # memory of squared gradients, for runs of some hundred steps (Adam's own 0.999 is for thousands)
+# Axes of colour, and how far a change may go along each: brightness, red against cyan, green against blue. The eye and
+# the measures of visibility forgive a change of brightness far sooner than one of green against blue.
+AXES = torch.tensor([[1.0, 1, 1], [2, -1, -1], [0, 1, -1]])
+SHARES = torch.tensor([1.0, 0.5, 0.25])
+START = 0.02  # first length of a least visible change, per value
+SHRINK, GROW, LAST = 0.03, 0.02, 0.15  # of its length at each step, times a share that falls from 1 to the last
 
 
 def half_cosine(step: int, steps: int) -> float:
     """Share of a step size that falls from 1 at step 0 to 0 at `steps` on half a cosine."""
     return (1 + math.cos(math.pi * step / steps)) / 2
+
+
+def lengths(changes: Tensor) -> Tensor:
+    """Euclidean length of each change (N, 3, H, W): (N, 1, 1, 1)."""
+    return torch.linalg.vector_norm(changes, dim=(1, 2, 3), keepdim=True)
 
 
 class PixelAdam:
@@ -24,14 +36,18 @@ class PixelAdam:
         norm "l2": length of an image's whole change in the same units.
     norm (str): "linf" or "l2". (Default: "linf")
     momentum (float): Adam's first moment. (Default: 0.9)
+    weight (Tensor): share of the budget that each value may use, like images; 0 keeps a pixel. (Default: 1 everywhere)
     """
 
-    def __init__(self, images: Tensor, eps: float, norm: str = "linf", momentum: float = 0.9) -> None:
+    def __init__(
+        self, images: Tensor, eps: float, norm: str = "linf", momentum: float = 0.9, weight: Tensor | None = None
+    ) -> None:
         self.original = images.clone(memory_format=torch.channels_last)
+        self.weight = torch.ones_like(self.original) if weight is None else weight.expand_as(images)
         self.x = self.original.clone()  # not rounded
         self.radius = eps if norm == "l2" else None
-        per_pixel = 1.0 if norm == "l2" else math.floor(eps * 255 + 1e-3) / 255
-        self.low, self.high = (self.x - per_pixel).clamp_(min=0), (self.x + per_pixel).clamp_(max=1)
+        budget = (self.weight > 0).float() if norm == "l2" else from_levels((eps * self.weight * 255 + 1e-3).floor())
+        self.low, self.high = (self.x - budget).clamp_(min=0), (self.x + budget).clamp_(max=1)
         self.adam = torch.optim.Adam([self.x], betas=(momentum, BETA2), eps=1e-12)
 
     def random_start(self, generator: torch.Generator) -> None:
@@ -47,6 +63,13 @@ class PixelAdam:
         # Rounding each change towards zero cannot make it longer.
         return to_grid(self.original + from_levels(((self.x - self.original) * 255).trunc_()))
 
+    def length(self) -> None:
+        """Within a budget a shorter change is not better."""
+
+    def go_on(self, done: Tensor, step: int) -> Tensor:
+        """Which images need another step, given those that are done, each (N,) of bool."""
+        return ~done
+
     def step(self, grad: Tensor, step_size: float) -> None:
         """One step against the gradient (N, 3, H, W); at first each pixel moves by about step_size."""
         self.x.grad = grad
@@ -59,13 +82,65 @@ class PixelAdam:
         self.x.clamp_(self.low, self.high)
         if self.radius is not None:
             delta = self.x - self.original
-            length = torch.linalg.vector_norm(delta, dim=(1, 2, 3), keepdim=True)
+            length = lengths(delta / self.weight.clamp(min=1e-6))
             self.x.copy_(self.original + delta * (self.radius / (length + 1e-12)).clamp(max=1))
 
     def keep(self, which: Tensor) -> None:
         """Drop all images but these; which: (N,) of bool."""
         state = self.adam.state.pop(self.x, {})
-        for name in ("original", "x", "low", "high"):
+        for name in ("original", "weight", "x", "low", "high"):
             setattr(self, name, getattr(self, name)[which])
         self.adam.param_groups[0]["params"] = [self.x]
         self.adam.state[self.x] = {key: value[which] if value.ndim else value for key, value in state.items()}
+
+
+class LeastVisible:
+    """Images whose change becomes shorter while they are zero and longer while they are not (DDN, Rony et al. 2019).
+
+    The change is weight * colours(u), where u has the axes of colour in their shares; its length is that of u.
+    images (Tensor): where they start, (N, 3, H, W) on the 8-bit grid; not modified.
+    momentum (float): Adam's first moment.
+    weight (Tensor): how far each value may move beside the others, like images; 0 keeps a pixel.
+    steps (int): of the whole run.
+    """
+
+    def __init__(self, images: Tensor, momentum: float, weight: Tensor, steps: int) -> None:
+        self.original, self.rest = images, max(steps - FALL, 1)
+        self.weight = weight / weight.square().mean((1, 2, 3), keepdim=True).sqrt()
+        axes = nn.functional.normalize(AXES).to(images)
+        self.mix = axes.T * SHARES.to(images) @ axes  # (3, 3), symmetric
+        self.u = torch.zeros_like(images)
+        self.radius = torch.full_like(lengths(images), START * math.sqrt(images[0].numel()))
+        self.adam = torch.optim.Adam([self.u], betas=(momentum, BETA2), eps=1e-12)
+
+    def random_start(self, generator: torch.Generator) -> None:
+        """Move to a uniformly random change of about the first length; generator: of the CPU."""
+        self.u = (2 * torch.rand(self.u.shape, generator=generator).to(self.u) - 1) * START
+        self.adam.param_groups[0]["params"] = [self.u]
+
+    def colours(self, u: Tensor) -> Tensor:
+        """Each pixel's u with the axes of colour in their shares."""
+        return torch.einsum("ij,njhw->nihw", self.mix, u)
+
+    def quantized(self) -> Tensor:
+        """The images on the 8-bit grid."""
+        return to_grid((self.original + self.weight * self.colours(self.u)).clamp(0, 1))
+
+    def length(self) -> Tensor:
+        """Length of each change: (N,)."""
+        return lengths(self.u).flatten()
+
+    def go_on(self, done: Tensor, step: int) -> Tensor:
+        """Less room for changes whose images are done, more for the others; all need another step: (N,) of bool."""
+        self.share = max(half_cosine(min(max(step - FALL, 0), self.rest), self.rest), LAST)
+        shorter = self.radius.minimum(lengths(self.u)) * (1 - SHRINK * self.share)
+        longer = self.radius * (1 + GROW * self.share * (step >= FALL))
+        self.radius = torch.where(done.view(-1, 1, 1, 1), shorter, longer)
+        return torch.ones_like(done)
+
+    def step(self, grad: Tensor, step_size: float) -> None:
+        """One step against the gradient (N, 3, H, W)."""
+        self.u.grad = self.colours(self.weight * grad)
+        self.adam.param_groups[0]["lr"] = step_size * self.share
+        self.adam.step()
+        self.u *= (self.radius / (lengths(self.u) + 1e-12)).clamp(max=1)

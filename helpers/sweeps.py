@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from helpers.attack import zero_out
 from helpers.base import Base, Classifier
-from helpers.images import check_images, difference, on_grid, to_bytes
+from helpers.images import check_images, on_grid, to_bytes
 from helpers.losses import LOSSES
 from helpers.networks import embed
 from helpers.runtime import progress
 from helpers.tables import read_rows, table_path, write_table
+from helpers.visibility import difference
 
 Network = Base | Classifier
 Source = Network | Callable[[], Network]

@@ -20,8 +20,8 @@ from helpers.images import on_grid
 PIXELS = SIZE * SIZE
 
 
-def attack(base: Base, images: Tensor, eps: float = 8, **options: object) -> Result:
-    return zero_out(base, images, **{"eps": eps / 255, "steps": 40, **options})
+def attack(base: Base, images: Tensor, eps: float | None = 8, **options: object) -> Result:
+    return zero_out(base, images, **{"eps": eps and eps / 255, "steps": 40, **options})
 
 
 def observed(base: Base, images: Tensor, eps: float, **options: object) -> tuple[Result, list[tuple]]:
@@ -99,6 +99,42 @@ def test_a_length_may_be_spent_on_few_pixels() -> None:
     assert attack(lowering(90.5), image, 60).nonzero == [1]
     result = attack(lowering(90.5), image, 165, norm="l2", steps=150)
     assert result.nonzero == [0] and (levels(result.images) != levels(image)).sum() == 1
+
+
+def weighted(**options: object) -> Result:
+    """An attack that may change the left half only, on an image of red level 100."""
+    half = torch.zeros(SIZE, SIZE)
+    half[:, : SIZE // 2] = 1
+    return attack(lowering(90.5), picture(100.0), pixel_weight=half, **options)
+
+
+@pytest.mark.parametrize("options", [{"eps": 12}, {"eps": 200, "norm": "l2"}, {"eps": None, "steps": 90}])
+def test_pixels_without_weight_keep_their_value(options: dict[str, object]) -> None:
+    result = weighted(**options)
+    assert torch.equal(result.images[..., SIZE // 2 :], result.original[..., SIZE // 2 :])
+    assert result.nonzero == [PIXELS // 2], "the others are zero"
+
+
+def test_a_weight_is_a_share_of_the_budget() -> None:
+    result = attack(lowering(90.5), picture(100.0), 20, pixel_weight=torch.tensor([0.5, 0.49, 1]).repeat(3)[:SIZE])
+    assert result.nonzero == [SIZE * 3], "of each row, those columns that may change by 9 levels"
+
+
+@pytest.mark.parametrize("level", [91.0, 100.0, 110.0])
+def test_the_least_visible_change_is_as_short_as_it_can_be(level: float) -> None:
+    """Red has to go down to 90; green and blue, which the network does not read, go no further than red."""
+    result = attack(lowering(90.5), picture(level), None, steps=200)
+    moved = levels(result.original) - levels(result.images)
+    assert result.nonzero == [0] and result.steps == [200]
+    assert moved[:, 0].max() <= level - 90 + 1 and moved.min() >= 0 and moved.max() <= level - 90 + 1
+
+
+def test_more_steps_find_no_longer_change() -> None:
+    image = picture(95.0)
+    image[:, 1:] = noise()[:, 1:]  # texture, in colours that the network does not read
+    ends = [attack(lowering(90.5), image, None, steps=steps) for steps in (90, 200)]
+    changes = [(end.images - image).square().sum() for end in ends]
+    assert [end.nonzero for end in ends] == [[0], [0]] and changes[1] <= changes[0]
 
 
 # --- properties -----------------------------------------------------------------------------------
@@ -362,7 +398,7 @@ def fused() -> Base:
 
 
 BAD_SETTINGS = {
-    "eps": [8, -0.1, math.nan, 0.5 / 255, "8/255", None],
+    "eps": [8, -0.1, math.nan, 0.5 / 255, "8/255"],
     "norm": ["l1"],
     "steps": [-1, 10.0, True],
     "step_size": [-1 / 255, math.inf, 1e37],
@@ -371,6 +407,7 @@ BAD_SETTINGS = {
     "weight_growth": [-0.5],
     "precision": [torch.float64, "bfloat16"],
     "batch": [0, 1.5],
+    "pixel_weight": [torch.ones(5, 5), torch.zeros(SIZE, SIZE), -torch.ones(1), "much"],
 }
 
 

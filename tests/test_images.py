@@ -21,8 +21,6 @@ from torch import Tensor
 from helpers import images as module
 from helpers.images import (
     DATA,
-    Difference,
-    difference,
     from_levels,
     load_folder,
     load_image,
@@ -256,43 +254,6 @@ def test_a_tilde_is_the_home_folder_unless_a_file_has_that_name(
     assert torch.equal(load_image("~/a.png", 8), noise()) and len(load_folder("~")) == 1
     assert_array(load_image(write_file("~x.png", CONTENT), 32))
     assert Path("~x.png").exists()
-
-
-# --- difference -------------------------------------------------------------------------------
-
-
-def test_difference_of_plain_images_in_closed_form() -> None:
-    found = difference(picture(0.0), picture(8.0))
-    assert found.linf == 8 and type(found.linf) is int
-    assert found.l2 == pytest.approx(8 / 255 * (3 * 8 * 8) ** 0.5)
-    assert found.psnr == pytest.approx(20 * np.log10(255 / 8), abs=1e-6)
-    # SSIM of two plain images a, b: (2ab + c1) / (a^2 + b^2 + c1), here with a = 0 (Wang et al. 2004).
-    c1 = 0.01**2
-    assert found.ssim == pytest.approx(c1 / ((8 / 255) ** 2 + c1), abs=1e-6)
-
-
-def test_difference_of_one_pixel_and_of_none() -> None:
-    original = picture(100.0)
-    attacked = original.clone()
-    attacked[0, 1, 2, 3] = 105 / 255
-    found = difference(original, attacked)
-    assert found.linf == 5 and found.l2 == pytest.approx(5 / 255) and 0.5 < found.ssim < 1
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert difference(noise(), noise()) == Difference(0, 0.0, float("inf"), 1.0)
-
-
-@pytest.mark.parametrize(
-    "attacked, message",
-    [
-        (noise() * 0.999, "attacked is not on the 8-bit grid; round it"),
-        (noise(2), "attacked holds 2 images; compare them one by one"),
-        (noise(size=16), "must have the same dimensions"),
-    ],
-)
-def test_difference_refuses_what_it_cannot_compare(attacked: Tensor, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        difference(noise(), attacked)
 
 
 # --- folders of images and the place for results -----------------------------------------------

@@ -1,0 +1,94 @@
+"""Where a change hides, and how visible it is."""
+
+import io
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, pad
+
+from helpers.images import check_images, on_grid, to_bytes
+
+SIDE = 7  # pixels
+LEAST, MOST = 10 / 255, 40 / 255  # of the weights
+
+
+def local_contrast(images: Tensor) -> Tensor:
+    """Weights of pixels for zero_out: texture hides a change that a smooth sky shows.
+
+    images (Tensor): (N, 3, H, W) in [0, 1].
+    Returns (N, 1, H, W): the standard deviation of brightness in 7 x 7 pixels, plus 10/255, at most 40/255.
+    """
+    around = pad(images.mean(1, keepdim=True), [SIDE // 2] * 4, mode="replicate")
+    variance = avg_pool2d(around.square(), SIDE, 1) - avg_pool2d(around, SIDE, 1).square()
+    return (LEAST + variance.clamp(min=0).sqrt()).clamp(max=MOST)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far one image is from another.
+
+    linf (int): largest change of a value, in levels of 1/255.
+    l2 (float): length of the change, in units of [0, 1].
+    psnr (float): in dB.
+    ssim (float): structural similarity, at most 1.
+    ssimulacra2 (float): 100 equal, 90 not told apart in a flicker test, 80 not side by side, 70 not noticed without the
+        original, 50 slightly annoying, 30 obvious.
+    flip (float): mean FLIP error, 0 equal.
+
+    The last two are None without their packages (the extra "visibility").
+    """
+
+    linf: int
+    l2: float
+    psnr: float
+    ssim: float
+    ssimulacra2: float | None = None
+    flip: float | None = None
+
+
+def difference(original: Tensor, attacked: Tensor) -> Difference:
+    """Compare two images (1, 3, H, W) of one size on the 8-bit grid, of at least 7 x 7 pixels.
+
+    PSNR and SSIM are those of scikit-image on values in [0, 1]; equal images have an infinite PSNR.
+    Raises ValueError or TypeError.
+    """
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity  # a second to import
+
+    for what, image in (("original", original), ("attacked", attacked)):
+        check_images(image, what)
+        if len(image) != 1:
+            raise ValueError(f"{what} holds {len(image)} images; compare them one by one")
+        if not on_grid(image):
+            raise ValueError(f"{what} is not on the 8-bit grid; round it with to_grid first")
+    a, b = (image[0].detach().permute(1, 2, 0).cpu().double().numpy() for image in (original, attacked))
+    ssim = structural_similarity(a, b, channel_axis=2, data_range=1)  # refuses other and small sizes
+    with np.errstate(divide="ignore"):
+        psnr = peak_signal_noise_ratio(a, b, data_range=1)
+    gap = np.abs(a - b)
+    linf, l2 = int(np.rint(gap.max() * 255)), float(np.linalg.norm(gap))
+    return Difference(linf, l2, float(psnr), float(ssim), ssimulacra2(original, attacked), flip(original, attacked))
+
+
+def ssimulacra2(original: Tensor, attacked: Tensor) -> float | None:
+    """SSIMULACRA2 of two images (1, 3, H, W); None without its package or for images below 8 x 8 pixels."""
+    try:
+        from ssimulacra2 import compute_ssimulacra2
+    except ImportError:
+        return None
+    files = []
+    for image in (original, attacked):
+        files.append(io.BytesIO())
+        Image.fromarray(to_bytes(image[0]).transpose(1, 2, 0)).save(files[-1], "PNG")
+    return float(compute_ssimulacra2(*files))
+
+
+def flip(original: Tensor, attacked: Tensor) -> float | None:
+    """Mean FLIP error of two images (1, 3, H, W), seen from 0.7 m on a screen; None without its package."""
+    try:
+        import flip_evaluator
+    except ImportError:
+        return None
+    a, b = (np.ascontiguousarray(x[0].permute(1, 2, 0).cpu().numpy()) for x in (original, attacked))
+    return float(flip_evaluator.evaluate(a, b, "LDR")[1])
