@@ -91,6 +91,7 @@ def _earlier(folder: Path, about: dict[str, object], steps: int) -> Path | None:
     for record in sorted(folder.glob(f"{about['picture']}-{about['eps']}-*.json")):
         known = json.loads(record.read_text(encoding="utf-8"))
         done_early = known["steps"] < known["at most"] and known["steps"] <= steps
-        if about.items() <= known.items() and (known["at most"] == steps or done_early):
+        same = about | {"threads": known.get("threads")}  # their number changes the time, not the verdict
+        if same.items() <= known.items() and (known["at most"] == steps or done_early):
             return record.with_suffix(".png")
     return None

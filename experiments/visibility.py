@@ -1,9 +1,10 @@
-"""How visible is exact zero: the least visible change beside a budget of 8/255, data/bench/visibility.csv.
+"""How visible is exact zero: the least visible change beside a budget of 8/255.
 
     python -m experiments visibility [--pictures N]
 
-Each is judged on its PNG file, which stays in out/bench/. The measures need pip install ".[visibility]". About three
-minutes a picture on one core.
+data/bench/visibility.csv: each image judged on its PNG file; visibility_filters.csv: which filters restore the answer;
+data/blind/: the bundled images with the least visible change, and their certificates. The measures need
+pip install ".[visibility]". About three minutes a picture on one core.
 """
 
 import argparse
@@ -14,8 +15,11 @@ import pandas as pd
 from torch import Tensor
 
 from experiments.bench import pictures
-from experiments.common import TABLES, attacked, vgg16
+from experiments.common import TABLES, answers, attacked, six_classes, vgg16
 from experiments.tables import Row, fill
+from helpers.certificate import certify
+from helpers.defence.filters import FILTERS
+from helpers.images import DATA, save_png
 from helpers.visibility import difference
 
 METHODS = {"8/255": (8, 150), "least visible": (None, 200)}  # budget in 1/255, steps at most
@@ -43,12 +47,27 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     return zero.to_frame("exactly zero").join(middle.add_suffix(", median")).join(worst.add_suffix(", worst"))
 
 
+def restored(images: Mapping[str, Tensor], cell: Row) -> Row:
+    """How many images get their clean answer back from a head for six classes after a filter."""
+    (eps, steps), back = METHODS[cell["method"]], 0
+    for picture, image in images.items():
+        saved, *_ = attacked(vgg16(), picture, image, eps=eps, steps=steps)
+        back += answers(six_classes(), FILTERS[cell["filter"]](saved)) == answers(six_classes(), image)
+    return {"pictures": len(images), "clean answer": back}
+
+
 def main(options: Sequence[str] = ()) -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments visibility", description=__doc__.split("\n")[0])
     parser.add_argument("--pictures", type=int, default=19, help="how many: the bundled ones, then test photos")
     given = parser.parse_args(options)
     images = pictures()
-    names = names_of(images)[: given.pictures]
-    cells = [{"method": method, "picture": name} for name in names for method in METHODS]
+    images = {name: images[name] for name in names_of(images)[: given.pictures]}
+    cells = [{"method": method, "picture": name} for name in images for method in METHODS]
     fill(TABLES / "visibility.csv", cells, lambda cell: [measure(images[cell["picture"]], cell)])
     print(summary(pd.read_csv(TABLES / "visibility.csv")).T.to_string())
+    cells = [{"filter": name, "method": method} for name in FILTERS for method in METHODS]
+    fill(TABLES / "visibility_filters.csv", cells, lambda cell: [restored(images, cell)])
+    for path in sorted((DATA / "images").glob("*.png")):  # files to check, for readers
+        saved, *_ = attacked(vgg16(), path.stem, images[path.stem], eps=None, steps=200)
+        file = save_png(saved, DATA / "blind" / path.name)
+        certify(vgg16(), file, path).save(file.with_suffix(".json"))

@@ -42,7 +42,8 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("photo", help="a path or a URL")
     command.add_argument("out", type=Path, help="the PNG file to write")
     command.add_argument("--eps", type=float, default=8, help="largest change of a pixel in 1/255 (default: 8)")
-    command.add_argument("--steps", type=int, default=400, help="gradient steps at most (default: 400)")
+    command.add_argument("--least-visible", action="store_true", help="no budget: the change that is hardest to see")
+    command.add_argument("--steps", type=int, help="gradient steps at most (default: 400, least visible: 200)")
     command.set_defaults(run=run_zero)
     for command in commands.choices.values():
         command.add_argument("--network", choices=NETWORKS, default="vgg16")
@@ -57,8 +58,10 @@ def run_zero(given: Namespace) -> Certificate:
         raise ValueError(f"{out} is the photo itself; give another file to write")
     base = NETWORKS[given.network]().to(pick_device())
     image = load_image(given.photo, base.size)
-    with tqdm(total=given.steps, leave=False, disable=None) as bar:  # None: only in a terminal
-        result = zero_out(base, image, eps=given.eps / 255, steps=given.steps, on_step=lambda *_: bar.update())
+    eps = None if given.least_visible else given.eps / 255
+    steps = given.steps if given.steps is not None else 200 if given.least_visible else 400
+    with tqdm(total=steps, leave=False, disable=None) as bar:  # None: only in a terminal
+        result = zero_out(base, image, eps=eps, steps=steps, on_step=lambda *_: bar.update())
     if result.interrupted:
         raise RuntimeError(f"stopped; {out} was not written")
     return certify(base, save_png(result.images, out), image)

@@ -15,7 +15,8 @@ from experiments.__main__ import experiments, main
 from experiments.common import attacked
 from experiments.tables import completed, fill
 from helpers.attack import Result
-from helpers.base import Classifier
+from helpers.base import Base, Classifier
+from helpers.certificate import certify
 from helpers.images import DATA
 from helpers.tables import read_record, read_rows
 
@@ -85,6 +86,18 @@ def test_every_attack_of_the_table_kept_its_rules() -> None:
     assert (strength.steps <= strength["at most"]).all()
     assert ((strength.left == 0) == (strength.margin >= 0)).all()
     assert (strength[strength.left == 0]["norm ratio"] == 0).all()
+
+
+def test_the_blinded_files_are_exactly_zero_and_what_the_table_says(vgg: Base) -> None:
+    table = pd.read_csv(FOLDER / "visibility.csv").set_index(["method", "picture"])
+    files = sorted((DATA / "blind").glob("*.png"))
+    assert [path.name for path in files] == sorted(path.name for path in (DATA / "images").glob("*.png"))
+    for path in files:
+        found, row = certify(vgg, path, DATA / "images" / path.name), table.loc["least visible", path.stem]
+        stored = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        assert found.zero and stored["zero"] and found.linf == stored["linf"] == row.linf
+        assert found.ssim == pytest.approx(row.ssim, abs=1e-4)
+    assert (table.margin[table.left == 0] > 0).all() and table.loc["8/255"].linf.max() <= 8
 
 
 def test_the_pages_show_the_tables() -> None:

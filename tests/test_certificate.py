@@ -262,13 +262,13 @@ def test_bad_input_on_the_command_line_gives_one_line(
 
 
 @pytest.mark.usefixtures("tiny")
-@pytest.mark.parametrize("eps, status", [("12", 0), ("3", 1)])
+@pytest.mark.parametrize("options, status", [("--eps 12", 0), ("--eps 3", 1), ("--least-visible --steps 90", 0)])
 def test_a_photo_is_zeroed_saved_and_verified(
-    eps: str, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    options: str, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     photo, out = tmp_path / "photo.jpg", tmp_path / "new" / "out.png"
     Image.new("RGB", (40, 30), (100, 100, 100)).save(photo, quality=100)
-    assert main(["zero", str(photo), str(out), "--eps", eps, "--steps", "40"]) == status
+    assert main(["zero", str(photo), str(out), "--steps", "40", *options.split()]) == status
     output = capsys.readouterr()
     assert output.err == "", "no progress bar where nobody looks on"
     assert output.out == f"{certify(lowering(90.5), out, load_image(photo, SIZE))}\n"

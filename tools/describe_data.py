@@ -27,6 +27,8 @@ SOURCES = {
     "images/albatross.png, GPL-3+",
     "loop.gif": "the attack on the albatross step by step, made by tools/make_loop.py; the albatross as in "
     "images/albatross.png, GPL-3+",
+    "blind/": "the images of images/ with the least visible change that makes all features of VGG-16 zero, and their "
+    "certificates, by python -m experiments visibility; licences as in images/",
     "images/astronaut.png": "Eileen Collins, NASA, public domain, from scikit-image 0.26.0",
     "images/cat.png": "Chelsea, by Stefan van der Walt, CC0, from scikit-image 0.26.0",
     "images/coffee.png": "by Rachel Michetti, CC0, from scikit-image 0.26.0",
@@ -58,6 +60,7 @@ licence; data files keep their own. This page is written by `tools/describe_data
 |---|---|---|
 | weights/ | two networks and a tuning, safetensors | `tools/make_weights.py`, `python -m experiments` |
 | images/ | single images, 224 x 224, PNG | `tools/make_images.py` |
+| blind/ | these images, blinded with the least visible change, and certificates | `python -m experiments visibility` |
 | defences/ | attacked photos of notebooks 05 and 06, as WebP | `python -m experiments` |
 | readouts/ | channel means of VGG-16 for these photos, half precision | `python -m experiments readouts` |
 | sweeps/ | results of many attacks, one row each, with the versions that made them | `python -m experiments` |

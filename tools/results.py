@@ -56,6 +56,8 @@ def as_it_is(rows: pd.DataFrame) -> pd.DataFrame:
 
 SECTIONS: dict[str, tuple[str, Callable[[pd.DataFrame], pd.DataFrame]]] = {
     "strength": ("The attack on each image", as_it_is),
+    "visibility": ("How visible the change is", as_it_is),
+    "visibility_filters": ("Clean answers that come back behind a filter", as_it_is),
     "l2": ("A budget on each pixel and on the whole change", as_it_is),
     "peers": ("Beside other recipes, 8/255", peers),
     "peers_bfloat16": ("Beside other recipes, 8/255, version 1", peers),
@@ -96,7 +98,7 @@ def page() -> str:
 
 
 def facts() -> str:
-    """The README's table: five facts on the attack at 8/255."""
+    """The README's table: the attack at 8/255, and the least visible change."""
     rows = pd.read_csv(BENCH / "strength.csv")
     rows = rows[rows.eps == 8]
     zero, rest = rows[rows.left == 0], rows[rows.left > 0]
@@ -109,7 +111,22 @@ def facts() -> str:
         "largest change of a six-class answer left in the others": change,
     }
     lines = [f"| {len(rows)} images, 8/255, at most {rows['at most'].max()} steps | |", "|---|---|"]
-    return "\n".join([*lines, *(f"| {name} | {value} |" for name, value in found.items())])
+    lines += [f"| {name} | {value} |" for name, value in found.items()]
+    return "\n".join([*lines, "", *visible()])
+
+
+def visible() -> list[str]:
+    """The README's second table, as lines: how visible the two kinds of change are."""
+    groups = pd.read_csv(BENCH / "visibility.csv").groupby("method", sort=False)
+    lines = [f"| {groups.size().iloc[0]} images | budget of 8/255 | least visible change |", "|---|---|---|"]
+    zero = [str((rows.left == 0).sum()) for _, rows in groups]
+    lines.append(f"| exactly zero in the saved file | {' | '.join(zero)} |")
+    for name, column in {"SSIM": "ssim", "SSIMULACRA2": "ssimulacra2", "FLIP (0 is equal)": "flip"}.items():
+        worst = groups[column].max() if column == "flip" else groups[column].min()
+        digits = 0 if column == "ssimulacra2" else 2
+        pairs = [f"{a:.{digits}f}, {b:.{digits}f}" for a, b in zip(groups[column].median(), worst, strict=True)]
+        lines.append(f"| {name}: median, worst | {' | '.join(pairs)} |")
+    return lines
 
 
 def readme(text: str) -> str:
