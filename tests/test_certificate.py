@@ -262,7 +262,7 @@ def test_bad_input_on_the_command_line_gives_one_line(
 
 
 @pytest.mark.usefixtures("tiny")
-@pytest.mark.parametrize("options, status", [("--eps 12", 0), ("--eps 3", 1), ("--least-visible --steps 90", 0)])
+@pytest.mark.parametrize("options, status", [("--eps 12", 0), ("--eps 3", 1), ("--least-visible --steps 200", 0)])
 def test_a_photo_is_zeroed_saved_and_verified(
     options: str, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
