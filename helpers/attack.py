@@ -7,7 +7,8 @@ was active, which is the dual ascent of augmented-Lagrangian attacks (ALMA, Rony
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from numbers import Real
 
 import torch
@@ -100,7 +101,7 @@ def zero_out(
     pixel_weight = check_weight(pixel_weight, images)
     generator, threshold = torch.Generator().manual_seed(seed), base.threshold or 0.0
     best = Best(base, images, STOP_FRACTION * margin, precision)
-    try:
+    with best.interruptible(), memory_error(images, batch):
         for places in torch.arange(len(images), device=images.device).split(batch):
             together, active_steps = places, 0
             start, room = images[places], pixel_weight[places]
@@ -130,15 +131,20 @@ def zero_out(
                     change.keep(going)
                     places, grad, active_steps = places[going], grad[going], active_steps[going]
                 change.step(grad, step_size * schedule(step))
-    except KeyboardInterrupt:
-        best.interrupted = True  # what was reached so far is worth having
-    except RuntimeError as error:  # only CUDA has a class of its own for it
+    return best.result()
+
+
+@contextmanager
+def memory_error(images: Tensor, batch: int) -> Iterator[None]:
+    """Raise torch.OutOfMemoryError with the remedy where memory ends; only CUDA has a class of its own for it."""
+    try:
+        yield
+    except RuntimeError as error:
         if not any(text in str(error) for text in ("out of memory", "not enough memory")):
             raise
         size = f"batches of {min(batch, len(images))} images of {images.shape[-1]} x {images.shape[-2]}"
         remedy = f"do not fit into the memory of {images.device}; give a smaller batch="
         raise torch.OutOfMemoryError(f"{size} {remedy}") from error
-    return best.result()
 
 
 def schedule(step: int) -> float:

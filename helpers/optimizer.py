@@ -10,8 +10,8 @@ from helpers.images import from_levels, to_grid
 NORMS = ("linf", "l2")
 FALL = 50  # steps in which the step size falls from all to a small share
 BETA2 = 0.99  # memory of squared gradients, for runs of some hundred steps (Adam's own 0.999 is for thousands)
-# Axes of colour, and how far a change may go along each: brightness, red against cyan, green against blue. The eye and
-# the measures of visibility forgive a change of brightness far sooner than one of green against blue.
+# Axes of colour, and how far a change may go along each: brightness, red against cyan, green against blue. Noise in
+# brightness is milder to SSIMULACRA2 than equal noise between green and blue, and most of a gradient lies along it.
 AXES = torch.tensor([[1.0, 1, 1], [2, -1, -1], [0, 1, -1]])
 SHARES = torch.tensor([1.0, 0.5, 0.25])
 START = 0.02  # first length of a least visible change, per value

@@ -1,7 +1,8 @@
 """What an attack returns, and how the best images on its way are kept."""
 
 import math
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -58,6 +59,14 @@ class Best:
         self.margin = torch.full((len(images),), -torch.inf, device=images.device)
         self.length = torch.full((len(images),), torch.inf, device=images.device)  # of changes whose image is done
         self.counts: list[tuple[Tensor, Tensor]] = []  # of each step: places (n,) and features left (n,)
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """A KeyboardInterrupt ends the attack and is noted: what was reached so far is worth having."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.interrupted = True
 
     def pre_activations(self, quantized: Tensor) -> Tensor:
         """Pre-activations in float32, computed in the precision of the search."""

@@ -80,6 +80,7 @@ def meta_base(monkeypatch: pytest.MonkeyPatch) -> Iterator[Base]:
 ATTACKS = {
     "linf": lambda base, x: zero_out(base, x, steps=2, eps=1.0).images,
     "l2": lambda base, x: zero_out(base, x, steps=2, eps=1.0, norm="l2").images,
+    "least visible": lambda base, x: zero_out(base, x, steps=2, eps=None).images,
     "random start": lambda base, x: zero_out(base, x, steps=2, eps=1.0, random_start=True).images,
     "universal": lambda base, x: universal(base, x, steps=2, batch=2),
 }
