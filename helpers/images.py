@@ -125,9 +125,14 @@ def save_png(image: Tensor, path: str | Path) -> Path:
     check_images(image, "image")
     if len(image) != 1:
         raise ValueError(f"image holds {len(image)} images; save them one by one")
+    return write_file(png_path(path), png_bytes(image[0]))
+
+
+def png_bytes(image: Tensor) -> bytes:
+    """An image (3, H, W) in [0, 1] as the bytes of an 8-bit PNG file, rounded to the nearest k/255."""
     content = io.BytesIO()
-    Image.fromarray(to_bytes(image[0]).transpose(1, 2, 0)).save(content, "PNG")
-    return write_file(png_path(path), content.getvalue())
+    Image.fromarray(to_bytes(image).transpose(1, 2, 0)).save(content, "PNG")
+    return content.getvalue()
 
 
 def png_path(path: str | Path) -> Path:

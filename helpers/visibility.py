@@ -4,11 +4,10 @@ import io
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
-from helpers.images import check_images, on_grid, to_bytes
+from helpers.images import check_images, on_grid, png_bytes
 
 SIDE = 7  # pixels
 LEAST, MOST = 10 / 255, 40 / 255  # of the weights
@@ -72,16 +71,12 @@ def difference(original: Tensor, attacked: Tensor) -> Difference:
 
 
 def ssimulacra2(original: Tensor, attacked: Tensor) -> float | None:
-    """SSIMULACRA2 of two images (1, 3, H, W); None without its package or for images below 8 x 8 pixels."""
+    """SSIMULACRA2 of two images (1, 3, H, W); None without its package."""
     try:
         from ssimulacra2 import compute_ssimulacra2
     except ImportError:
         return None
-    files = []
-    for image in (original, attacked):
-        files.append(io.BytesIO())
-        Image.fromarray(to_bytes(image[0]).transpose(1, 2, 0)).save(files[-1], "PNG")
-    return float(compute_ssimulacra2(*files))
+    return float(compute_ssimulacra2(*(io.BytesIO(png_bytes(image[0])) for image in (original, attacked))))
 
 
 def flip(original: Tensor, attacked: Tensor) -> float | None:

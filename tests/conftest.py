@@ -1,6 +1,5 @@
 """What several tests share: the real networks (loaded once), one real attack, a server, no Internet."""
 
-import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -101,9 +100,3 @@ def blinded(vgg: Base, albatross: torch.Tensor, tmp_path_factory: pytest.TempPat
     result = zero_out(vgg, albatross, eps=16 / 255, steps=80)
     torch.set_num_threads(1)
     return result, save_png(result.images, tmp_path_factory.mktemp("blinded") / "albatross.png")
-
-
-@pytest.fixture
-def unprivileged() -> None:
-    if not hasattr(os, "geteuid") or os.geteuid() == 0:
-        pytest.skip("the administrator may write into read-only folders")
