@@ -1,4 +1,4 @@
-"""The zero-out attack: its loop and its result.
+"""The zero-out attack: its loop.
 
 Minimising features is not new (Wang et al. 2018, PhotoGuard 2023). What reaches exactly zero in the saved 8-bit file
 builds on three older ideas: a loss on the pre-activations with a margin (the confidence of Carlini & Wagner 2017),

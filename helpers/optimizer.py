@@ -115,8 +115,7 @@ class LeastVisible:
 
     def random_start(self, generator: torch.Generator) -> None:
         """Move to a uniformly random change of about the first length; generator: of the CPU."""
-        self.u = (2 * torch.rand(self.u.shape, generator=generator).to(self.u) - 1) * START
-        self.adam.param_groups[0]["params"] = [self.u]
+        self.u.copy_((2 * torch.rand(self.u.shape, generator=generator).to(self.u) - 1) * START)
 
     def colours(self, u: Tensor) -> Tensor:
         """Each pixel's u with the axes of colour in their shares."""

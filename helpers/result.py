@@ -89,8 +89,8 @@ class Best:
         better = (nonzero < self.nonzero[places]) | (nonzero == self.nonzero[places]) & (margin > self.margin[places])
         better |= done
         if length is not None:
-            better &= ~done | (length < self.length[places])
-            better &= done | self.length[places].isinf()
+            shortest = self.length[places]  # infinite until an image was done
+            better &= torch.where(done, length < shortest, shortest.isinf())
             self.length[places[better & done]] = length[better & done]
         self.images[places[better]] = quantized[better]
         self.nonzero[places[better]], self.margin[places[better]] = nonzero[better], margin[better]
