@@ -25,7 +25,7 @@ from helpers.networks import embed
 from helpers.runtime import environment
 
 # Budget in 1/255 -> steps at most.
-STEPS = {16: [150], 12: [150], 8: [150], 6: [150], 4: [150], 2: [150]}
+STEPS = {16: [150], 12: [150], 8: [150, 400], 6: [150], 4: [150], 2: [150]}
 
 
 def pictures() -> dict[str, Tensor]:

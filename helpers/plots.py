@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import torch
 from cycler import cycler
-from IPython.display import display
+from IPython.display import Markdown, display
 from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
@@ -44,10 +44,16 @@ def use_style() -> None:
     plt.rcParams.update(settings)
 
 
-def show(figure: Figure, alt: str) -> None:
-    """Display a figure with its alternative text, and close it."""
-    content, metadata = described(encode(figure), alt)
+def show(figure: Figure, caption: str) -> None:
+    """Display a figure with a caption, which is its alternative text too, and close it."""
+    content, metadata = described(encode(figure), caption)
     display(content, raw=True, metadata=metadata)
+    write_caption(caption)
+
+
+def write_caption(text: str) -> None:
+    """Display a line of text below a figure."""
+    display(Markdown(f"*{text}*"))
 
 
 def encode(figure: Figure) -> bytes:

@@ -22,7 +22,7 @@ from helpers.certificate import Certificate, certify
 from helpers.charts import curves
 from helpers.images import save_png
 from helpers.networks import Classifier
-from helpers.plots import before_after, described, encode
+from helpers.plots import before_after, described, encode, write_caption
 
 
 def browse(
@@ -37,7 +37,7 @@ def browse(
     """Show one slider per entry of choices and the image they choose; the first slider has a Play button.
 
     picture: called with one value per entry, by name; returns the bytes of a PNG or JPEG image.
-    alt: one sentence for those who do not see the image.
+    alt: one sentence, shown as a caption and for those who do not see the image.
     start: the values at the beginning. (Default: the first ones)
     interval: milliseconds between the images while playing. (Default: 250)
     still: what pages without a kernel show. (Default: the image at the beginning)
@@ -70,6 +70,8 @@ def present(page: widgets.Widget, alt: str, still: bytes | None = None) -> None:
     content, metadata = described(still, alt) if still else ({"text/plain": alt}, {})
     view = {"version_major": 2, "version_minor": 0, "model_id": page.model_id}
     display({**content, "application/vnd.jupyter.widget-view+json": view}, raw=True, metadata=metadata)
+    if still:
+        write_caption(alt)
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ def laboratory(
     run: called with one value per menu, by name, and on_step; errors are shown on the page.
     first: the trial that is shown until something was run.
     folder: where Save writes.
-    alt: one sentence for those who do not see the image.
+    alt: one sentence, shown as a caption and for those who do not see the image.
     stored: called with the values after each change of a menu; returns a line of text.
     upload: a menu that gets an Upload button; an uploaded file becomes its last entry, with the bytes as value.
     """

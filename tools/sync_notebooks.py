@@ -29,7 +29,7 @@ KAGGLE = "https://kaggle.com/kernels/welcome?src=https://github.com"
 
 
 class Notebook(NamedTuple):
-    """One notebook of the sequence; minutes: of a whole run on a laptop without a GPU."""
+    """One notebook; name: with its folder below notebooks/; minutes: of a whole run on a laptop without a GPU."""
 
     name: str
     title: str
@@ -39,6 +39,10 @@ class Notebook(NamedTuple):
     @property
     def path(self) -> Path:
         return ROOT / "notebooks" / f"{self.name}.ipynb"
+
+    @property
+    def chapter(self) -> int:
+        return int(self.path.name[:2])
 
 
 NOTEBOOKS = [
@@ -64,6 +68,21 @@ NOTEBOOKS = [
         3,
     ),
     Notebook("07_limits", "Limits: how far does it go?", "How does it compare, and where does it end?", 1),
+]
+# One question each, for readers of the chapter with the same number.
+APPENDIX = [
+    Notebook("appendix/02_post_of_2023", "The post of 2023", "Which layer did the post zero?", 1),
+    Notebook("appendix/02_visibility", "Visibility", "Can you tell the changed image from the original?", 1),
+    Notebook("appendix/03_explanations", "Explanations", "What do saliency maps show of a zeroed image?", 1),
+    Notebook("appendix/05_detectors", "All detectors", "How do eleven detectors compare, alone and together?", 1),
+    Notebook("appendix/05_readers", "Readers and filters", "What can a linear probe still read?", 1),
+    Notebook("appendix/06_memory", "A defence with a memory", "Who is caught when all images are compared?", 1),
+    Notebook("appendix/06_positions", "Every position", "What does matching leave at each place of the image?", 1),
+    Notebook("appendix/06_hardening", "Hardening the base", "Can the base be trained to resist?", 1),
+    Notebook("appendix/06_sanity", "The sanity list", "Are the attacks on the defences strong enough?", 1),
+    Notebook("appendix/07_small_budgets", "Small budgets", "Where does a small budget fail?", 1),
+    Notebook("appendix/07_universal", "One pattern for all images", "Can one pattern zero every image?", 1),
+    Notebook("appendix/07_networks", "Which endings can be zero", "Which networks can be zeroed at all?", 1),
 ]
 DEVICE = """from helpers.runtime import pick_device
 
@@ -94,11 +113,12 @@ sys.path.insert(0, str(root))
 {DEVICE}'''
 
 
-def header(notebook: Notebook, number: int) -> str:
+def header(notebook: Notebook) -> str:
     """The first cell: title, question, badges, time."""
-    address = f"{URL.removeprefix('https://github.com/')}/blob/main/notebooks/{notebook.path.name}"
+    address = f"{URL.removeprefix('https://github.com/')}/blob/main/notebooks/{notebook.name}.ipynb"
     badge = "https://colab.research.google.com/assets/colab-badge.svg"
-    return f"""# {number}. {notebook.title}
+    number = f"Appendix to {notebook.chapter}:" if notebook in APPENDIX else f"{notebook.chapter}."
+    return f"""# {number} {notebook.title}
 
 *{notebook.question}*
 
@@ -108,9 +128,12 @@ def header(notebook: Notebook, number: int) -> str:
 Time: about {notebook.minutes} min on a laptop without a GPU."""
 
 
-def navigation(number: int) -> str:
-    """The last cell: links to the notebook before, the contents, the notebook after."""
-    parts = [f"[Contents]({URL}#the-notebooks)"]
+def navigation(notebook: Notebook) -> str:
+    """The last cell: links to the notebook before, the contents, the notebook after; in an appendix to its chapter."""
+    parts, number = [f"[Contents]({URL}#the-notebooks)"], notebook.chapter
+    if notebook in APPENDIX:
+        chapter = NOTEBOOKS[number - 1]
+        return " · ".join([f"Back to [{number}. {chapter.title}](../{chapter.path.name})", *parts])
     if number > 1:
         before = NOTEBOOKS[number - 2]
         parts.insert(0, f"Previous: [{before.title}]({before.path.name})")
@@ -133,10 +156,10 @@ def put(book: NotebookNode, tag: str, source: str, place: int) -> None:
 def synced(path: Path) -> str:
     """The text of a notebook with its shared cells as they should be."""
     book = nbformat.read(path, as_version=4)
-    for number, notebook in enumerate(NOTEBOOKS, 1):
+    for notebook in NOTEBOOKS + APPENDIX:
         if path == notebook.path:
-            put(book, "header", header(notebook, number), 0)
-            put(book, "navigation", navigation(number), len(book.cells))
+            put(book, "header", header(notebook), 0)
+            put(book, "navigation", navigation(notebook), len(book.cells))
     first = next((i for i, cell in enumerate(book.cells) if cell.cell_type == "code"), len(book.cells))
     put(book, "setup", SETUP, first)
     book.metadata = {
@@ -154,7 +177,8 @@ def readme(text: str) -> str:
     """The README with its table of notebooks."""
     rows = ["| notebook | the question it answers | without a GPU |", "|---|---|---|"]
     rows += [f"| [{n.title}](notebooks/{n.path.name}) | {n.question} | {n.minutes} min |" for n in NOTEBOOKS]
-    table = "\n".join(rows)
+    links = [f"[{n.title}](notebooks/{n.name}.ipynb) ({n.chapter})" for n in APPENDIX]
+    table = "\n".join([*rows, "", "Deeper, one question each (after the chapter in brackets): " + ", ".join(links) + "."])
     return re.sub(r"(<!-- notebooks -->\n).*?(\n<!-- end -->)", lambda m: m[1] + table + m[2], text, flags=re.S)
 
 
