@@ -216,3 +216,38 @@ def roc_curves(clean: DataFrame, attacked: DataFrame, detectors: Sequence[str]) 
     ax.set(xlabel="false positive rate", ylabel="true positive rate")
     ax.legend(loc="upper left", bbox_to_anchor=(0, -0.2))  # below: lines run along every edge
     return figure
+
+
+def chain(
+    stages: Sequence[str],
+    *,
+    attacks: Mapping[str, str] | None = None,
+    defences: Mapping[str, str] | None = None,
+    bypassed: Sequence[str] = (),
+) -> Figure:
+    """Boxes from left to right, joined by arrows, with the attacker's notes below them and the defender's above.
+
+    stages: the text of each box, for example ["image", "filter", "base", "features", "head"].
+    attacks, defences: a note for some stages, by the text of the box; lines are separated by "\\n".
+    bypassed: stages whose defence does not hold; its note is grey and crossed out.
+    """
+    figure, ax = plt.subplots(figsize=(WIDE, 2.5))
+    for i, stage in enumerate(stages):
+        defended = stage in (defences or {}) and stage not in bypassed
+        edge = ATTACKED if stage in (attacks or {}) else CLEAN if defended else RANDOM
+        style = {"boxstyle": "round,pad=0.55", "facecolor": "white", "edgecolor": edge, "linewidth": 1.6}
+        ax.text(i, 0, stage, ha="center", va="center", fontsize=12, bbox=style)
+        if i:
+            ax.annotate("", (i - 0.33, 0), (i - 0.67, 0), arrowprops={"arrowstyle": "->", "color": THRESHOLD})
+    for notes, side, colour in ((attacks, -1, ATTACKED), (defences, 1, CLEAN)):
+        for stage, note in (notes or {}).items():
+            place, crossed = stages.index(stage), side > 0 and stage in bypassed
+            shade, align = RANDOM if crossed else colour, "bottom" if side > 0 else "top"
+            arrow = {"arrowstyle": "->", "color": shade, "linestyle": ":" if crossed else "-"}
+            ends = {"ha": "center", "va": align, "color": shade, "arrowprops": arrow}
+            ax.annotate(note, (place, 0.32 * side), (place, 0.75 * side), **ends)
+            if crossed:
+                ax.plot(place, 0.54, "x", color=ATTACKED, markersize=14, markeredgewidth=3)
+    ax.set(xlim=(-0.6, len(stages) - 0.4), ylim=(-1.5, 1.5))
+    ax.set_axis_off()
+    return figure

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from pandas import DataFrame
 
 from helpers import plots
-from helpers.charts import curves, dot_plot, heat_map, histograms, label_line_ends, roc_curves, strip_plot
+from helpers.charts import chain, curves, dot_plot, heat_map, histograms, label_line_ends, roc_curves, strip_plot
 
 
 @pytest.fixture(autouse=True)
@@ -92,3 +92,16 @@ def test_receiver_operating_curves_name_their_area() -> None:
     (ax,) = roc_curves(clean, attacked, ["norm", "other"]).axes
     names = [text.get_text() for text in ax.get_legend().get_texts()]
     assert names == ["norm, AUROC 1.00", "other, AUROC 0.50", "chance"]
+
+
+def test_a_chain_has_an_arrow_between_boxes_and_a_cross_where_a_defence_is_bypassed() -> None:
+    stages, notes = ["image", "filter", "head"], {"filter": "blur", "head": "norm"}
+    (ax,) = chain(stages, attacks={"image": "changed"}, defences=notes, bypassed=["head"]).axes
+    texts = {text.get_text(): text for text in ax.texts}
+    assert texts.keys() == {*stages, "", "changed", "blur", "norm"}, "the arrows between boxes carry no text"
+    assert [texts[name].get_color() for name in ("changed", "blur", "norm")] == [
+        plots.ATTACKED,
+        plots.CLEAN,
+        plots.RANDOM,
+    ]
+    assert [line.get_xdata()[0] for line in ax.lines] == [2]
