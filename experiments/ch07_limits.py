@@ -1,9 +1,9 @@
-"""How far the attack carries, for notebook 07, data/bench/: `universal` `l2` `resist` `robust` `transfer` `networks`.
+"""How far the attack carries, data/bench/: `universal` `l2` `resist` `positions` `robust` `transfer` `networks`.
 
-universal: one pattern for all images. l2: a budget on the norm of the whole change. resist: which units stay active at
-a small budget. robust: zeroed images in other arithmetic and after small changes. transfer: zeroed images given to
-another network. networks: other last layers, random weights. Without a name all six are made. Settings were chosen on
-photos of the train split; the tables are on the test split.
+For notebook 07 and its appendices. universal: one pattern for all images. l2: a budget on the norm of the whole change.
+resist: which units stay active at a small budget. positions: where they lie. robust: zeroed images in other arithmetic
+and after small changes. transfer: zeroed images given to another network. networks: other last layers, random weights.
+Without a name all seven are made. Settings were chosen on photos of the train split; the tables are on the test split.
 """
 
 from collections.abc import Sequence
@@ -37,6 +37,7 @@ CELLS: dict[str, list[Row]] = {
         for i in range(3, 84, 14)
         for eps, asked in [(4, "all"), (4, "border"), (4, "inside"), (2, "all")]
     ],
+    "positions": [{"eps": eps, "photo": i} for eps in (2, 4) for i in range(3, 84, 14)],
 }
 
 
@@ -135,7 +136,18 @@ def resist_row(cell: Row, steps: int = RESIST_STEPS) -> list[Row]:
     ]
 
 
-MAKERS = {"universal": universal_row, "l2": l2_row, "resist": resist_row}
+def position_rows(cell: Row) -> pd.DataFrame:
+    """Per position: its active units, of 512, in the clean photo and in the attacked one; left: features of all."""
+    (images, labels), i = photos("test"), cell["photo"]
+    image = images[i : i + 1]
+    after, steps, _ = attacked(vgg16(), f"{labels[i]}-{i}", image, eps=cell["eps"], steps=RESIST_STEPS)
+    (left,), _ = vgg16().verdict(after)
+    table = pd.DataFrame([divmod(place, 14) for place in range(14 * 14)], columns=["row", "column"])
+    table["clean"], table["attacked"] = ((units(x) > 0).sum(0).flatten().tolist() for x in (image, after))
+    return table.assign(label=labels[i], steps=steps, left=left.item())
+
+
+MAKERS = {"universal": universal_row, "l2": l2_row, "resist": resist_row, "positions": position_rows}
 
 
 def main(options: Sequence[str] = ()) -> None:
