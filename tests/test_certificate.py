@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import re
 import subprocess
 import sys
 import zlib
@@ -229,6 +230,19 @@ def test_the_command_line_runs_in_its_own_process(blinded: tuple[Result, Path], 
     assert content["zero"] is True and content["nonzero"] == 0 and content["outputs"] == 25_088
     assert content["weights_sha256"] == VGG16_BASE.digest
     assert 1 <= content["linf"] <= 16
+
+
+@pytest.mark.parametrize("folder, status", [("blind", 0), ("images", 1)])
+def test_plain_torch_without_this_projects_code_agrees(folder: str, status: int, vgg: Base) -> None:
+    path = DATA / folder / "cat.png"
+    line = [sys.executable, DATA.parent / "tools" / "check_with_torch.py", path]
+    run = subprocess.run(line, capture_output=True, text=True, timeout=300)
+    assert (run.returncode, run.stderr) == (status, "")
+    (active,), (margin,) = (values.tolist() for values in vgg.verdict(load_image(path)))
+    number = r"([\d,]+) of 25,088 features are not zero, highest pre-activation (-?[\d.]+)\n"
+    found = re.fullmatch(re.escape(f"{path}: ") + number, run.stdout)
+    assert found and int(found[1].replace(",", "")) == active
+    assert float(found[2]) == pytest.approx(-margin, abs=0.02)
 
 
 @pytest.mark.usefixtures("tiny")
