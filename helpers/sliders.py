@@ -1,4 +1,4 @@
-"""Sliders over images that are there already, and a laboratory that runs attacks.
+"""Sliders over images that are there already, a blind test, and a laboratory that runs attacks.
 
 A slider calls a plain function that returns the bytes of an image. Only widgets that ipywidgets 7.7.1 (Colab) and 8
 share are used; pages that no kernel runs show a still.
@@ -6,6 +6,8 @@ share are used; pages that no kernel runs show a still.
 
 import html
 import io
+import math
+import operator
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,6 +61,49 @@ def browse(
     widgets.jslink((play, "value"), (first, "index"))
     page = widgets.VBox([widgets.HBox([play, first]), *others, image])
     present(page, alt, bytes(image.value) if still is None else encode(still))
+
+
+def blind_test(pairs: Sequence[bytes], truth: Sequence[str], *, alt: str, still: Figure) -> None:
+    """Show pairs of images one by one and ask which of the two was changed; at the end, count the right answers.
+
+    pairs: PNG or JPEG images, each with two images side by side.
+    truth: "left" or "right" for each pair.
+    alt, still: as in browse.
+    """
+    image, words, answers = widgets.Image(value=pairs[0]), widgets.HTML(), [""] * len(pairs)
+    left, right, further = (widgets.Button(description=name) for name in ("left", "right", "next"))
+    place = 0
+
+    def say(text: str) -> None:
+        words.value = f"<p>{text}</p>"
+        further.disabled = not answers[place]
+
+    def choose(button: widgets.Button) -> None:
+        answers[place] = button.description
+        say(f"Pair {place + 1} of {len(pairs)}: your answer is {button.description}.")
+
+    def go_on(_: object) -> None:
+        nonlocal place
+        place += 1
+        if place < len(pairs):
+            image.value = pairs[place]
+            say(f"Pair {place + 1} of {len(pairs)}: which one was changed?")
+            return
+        for button in (left, right, further):
+            button.disabled = True
+        hits = sum(map(operator.eq, answers, truth))
+        share = f"{guessing(hits, len(pairs)):.1%}"
+        words.value = f"<p>{hits} of {len(pairs)} right. Guessing gets as many or more in {share} of tests.</p>"
+
+    for button, press in ((left, choose), (right, choose), (further, go_on)):
+        button.on_click(press)
+    say(f"Pair 1 of {len(pairs)}: which one was changed?")
+    present(widgets.VBox([image, widgets.HBox([left, right, further]), words]), alt, encode(still))
+
+
+def guessing(hits: int, count: int) -> float:
+    """How probable at least so many right answers of `count` are when each is a guess between two."""
+    return sum(math.comb(count, k) for k in range(hits, count + 1)) / 2**count
 
 
 def _values(menus: Mapping[str, widgets.Widget]) -> dict[str, object]:

@@ -73,6 +73,23 @@ def grey_of_step(step: int) -> bytes:
     return grey(step)
 
 
+@pytest.mark.parametrize(("answers", "verdict"), [("llr", "3 of 3 right"), ("rrr", "1 of 3 right")])
+def test_a_blind_test_counts_the_right_answers(answers: str, verdict: str, shown: list, made: Callable) -> None:
+    pairs, names = [grey(level) for level in (10, 20, 30)], {"l": "left", "r": "right"}
+    sliders.blind_test(pairs, ["left", "left", "right"], alt="Greys", still=plt.figure(figsize=(3, 2)))
+    (image,), (words,), buttons = map(made, (widgets.Image, widgets.HTML, widgets.Button))
+    by_name = {button.description: button for button in buttons}
+    for number, (pair, answer) in enumerate(zip(pairs, answers, strict=True), 1):
+        assert bytes(image.value) == pair and f"Pair {number} of 3" in words.value and by_name["next"].disabled
+        by_name["left"].click()
+        by_name[names[answer]].click()  # the last click counts
+        assert f"your answer is {names[answer]}" in words.value and not by_name["next"].disabled
+        by_name["next"].click()
+    assert verdict in words.value and all(button.disabled for button in buttons)
+    share = {"3": "12.5%", "1": "87.5%"}[verdict[0]]
+    assert share in words.value and "image/png" in shown[0] and VIEW in shown[0]
+
+
 def upload_of(name: str, content: bytes, version: int) -> object:
     """What a FileUpload's value is after a file was chosen, in ipywidgets 7 and 8."""
     if version == 7:
