@@ -14,6 +14,7 @@ from helpers.defence.detectors import (
     Detectors,
     evaluate_detectors,
     flagged,
+    joint_flags,
     max_cosine,
     spatial_statistics,
     thresholds,
@@ -82,6 +83,37 @@ def test_thresholds_keep_the_false_positive_rate_on_calibration_images() -> None
     scores = pd.DataFrame({"a": np.arange(100.0), "b": -np.arange(100.0)})
     for share in (0, 0.05, 0.5):
         assert flagged(scores, thresholds(scores, share)).mean().max() <= share
+
+
+def clean_scores(detectors: int = 8, images: int = 600) -> pd.DataFrame:
+    """Independent noise, of another scale for each detector."""
+    noise = np.random.default_rng(0).standard_normal((images, detectors)) * 10.0 ** np.arange(detectors)
+    return pd.DataFrame(noise, columns=[f"detector {i}" for i in range(detectors)])
+
+
+def test_one_threshold_for_all_detectors_keeps_the_joint_rate() -> None:
+    """With a threshold of its own for each, a third would be flagged; the clean images are judged cross-fitted."""
+    clean, groups = clean_scores(), ["a", "b", "c", "d"] * 150
+    assert flagged(clean, thresholds(clean, 0.05)).any(axis=1).mean() > 0.25
+    for rate in (0.05, 0.2, 0.5):
+        assert joint_flags(clean, groups, clean, groups, rate).mean() == pytest.approx(rate, abs=0.04)
+
+
+def test_joint_flags_see_either_side_of_any_detector_and_ignore_its_scale() -> None:
+    clean, usual = clean_scores(), np.zeros(8)
+    low, high = usual.copy(), usual.copy()
+    low[0], high[7] = -9.0, 9.0e7
+    odd = pd.DataFrame([usual, low, high], columns=clean.columns)
+    groups = ["a", "b"] * 300
+    assert joint_flags(odd, ["a", "b", "new"], clean, groups).tolist() == [False, True, True]
+
+
+def test_an_image_is_not_judged_by_clean_images_of_its_own_group() -> None:
+    """Group b is far from all others: alone it defines what is usual, and cross-fitted it is flagged whole."""
+    clean = pd.DataFrame({"norm": [*np.linspace(0, 1, 40), *np.linspace(50, 51, 40)]})
+    groups = ["a"] * 40 + ["b"] * 40
+    assert joint_flags(clean, groups, clean, groups).all()
+    assert not joint_flags(clean, ["other"] * 80, clean, groups, 0).any()
 
 
 def test_separated_equal_and_reversed_scores_are_evaluated() -> None:

@@ -109,6 +109,31 @@ def flagged(scores: pd.DataFrame, limits: pd.Series) -> pd.DataFrame:
     return scores.gt(limits)
 
 
+def joint_flags(
+    scores: pd.DataFrame,
+    groups: Sequence[str],
+    clean: pd.DataFrame,
+    clean_groups: Sequence[str],
+    false_positive_rate: float = 0.05,
+) -> np.ndarray:
+    """Which images (N,) a defender flags who runs all detectors with one threshold, cross-fitted.
+
+    The joint score of an image is its largest distance, over the detectors, from the mean of clean images, in their
+    standard deviations, on either side. At most this share of the clean images has a joint score above the threshold.
+    groups, clean_groups: one for each image, for example its background. An image is judged by clean images of other
+    groups alone; for the rate that is reached, give the clean images as scores, too.
+    """
+    groups, clean_groups, flags = np.array(groups), np.array(clean_groups), np.zeros(len(scores), dtype=bool)
+    for group in np.unique(groups):
+        known, tested = clean[clean_groups != group], groups == group
+        usual, judged = (
+            ((table - known.mean()) / known.std()).abs().max(axis=1)
+            for table in (known, scores.loc[tested, clean.columns])
+        )
+        flags[tested] = judged > usual.quantile(1 - false_positive_rate, interpolation="higher")
+    return flags
+
+
 def exact_interval(hits: int, of: int) -> tuple[float, float]:
     """The exact 95 % confidence interval of a share, `hits` of `of` (Clopper & Pearson 1934)."""
     ends = binomtest(int(hits), int(of)).proportion_ci()
