@@ -1,4 +1,4 @@
-"""Write what all notebooks share: header, setup cell, navigation, and the README's table.
+"""Write what all notebooks share: header, setup cell, navigation; and the list of notebooks in README.md.
 
     python tools/sync_notebooks.py           # write
     python tools/sync_notebooks.py --check   # exit 1 when something has drifted
@@ -173,12 +173,24 @@ def synced(path: Path) -> str:
     return nbformat.writes(book) + "\n"
 
 
+def reading(notebook: Notebook) -> int:
+    """Minutes to read a notebook at 200 words a minute, text and code without setup, in steps of five."""
+    cells = nbformat.read(notebook.path, as_version=4).cells
+    words = sum(len(cell.source.split()) for cell in cells if "setup" not in cell.metadata.get("tags", []))
+    return max(5, 5 * round(words / 200 / 5))
+
+
 def readme(text: str) -> str:
-    """The README with its table of notebooks."""
-    rows = ["| notebook | the question it answers | without a GPU |", "|---|---|---|"]
-    rows += [f"| [{n.title}](notebooks/{n.path.name}) | {n.question} | {n.minutes} min |" for n in NOTEBOOKS]
-    links = [f"[{n.title}](notebooks/{n.name}.ipynb) ({n.chapter})" for n in APPENDIX]
-    table = "\n".join([*rows, "", "Deeper, one question each (after the chapter in brackets): " + ", ".join(links) + "."])
+    """The README with its table of notebooks, and the appendices of each chapter in one line."""
+    rows = ["| notebook | the question it answers | read | run |", "|---|---|---|---|"]
+    for n in NOTEBOOKS:
+        link = f"{n.chapter}. [{n.title}](notebooks/{n.path.name})"
+        rows.append(f"| {link} | {n.question} | {reading(n)} min | {n.minutes} min |")
+    lines = []
+    for chapter in sorted({n.chapter for n in APPENDIX}):
+        links = [f"[{n.title}](notebooks/{n.name}.ipynb)" for n in APPENDIX if n.chapter == chapter]
+        lines.append(f"- to {chapter}: {', '.join(links)}")
+    table = "\n".join([*rows, "", "Appendices:", "", *lines])
     return re.sub(r"(<!-- notebooks -->\n).*?(\n<!-- end -->)", lambda m: m[1] + table + m[2], text, flags=re.S)
 
 
