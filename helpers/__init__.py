@@ -28,4 +28,5 @@ Every chapter:
     universal       one pattern for many images
 05 defence, 06 bypass:
     defence         filters, detectors, hardened bases, adaptive attacks
+    ensemble        several bases as one
 """
