@@ -23,8 +23,8 @@ These tables are the numbers behind notebook 07 and the README. `python -m tools
 precision of the search that made it; bfloat16 means version 1 of the notebooks. Verdicts are always float32.
 
 Each image is attacked alone and judged on its reloaded PNG file. The settings of the attack were chosen on other
-photos. SSIM, SSIMULACRA2 and FLIP are formulas: no person was asked. SSIMULACRA2 is 100 for equal images; at 80 most
-people see no change side by side, and at 30 it is obvious. FLIP is 0 for equal images.
+photos. SSIM, SSIMULACRA2 and FLIP are formulas: no person was asked. SSIMULACRA2 is 100 for equal images; at 80 two
+images look the same side by side, and at 30 the change is obvious. FLIP is 0 for equal images.
 """
 
 

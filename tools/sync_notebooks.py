@@ -189,7 +189,7 @@ def readme(text: str) -> str:
     lines = []
     for chapter in sorted({n.chapter for n in APPENDIX}):
         links = [f"[{n.title}](notebooks/{n.name}.ipynb)" for n in APPENDIX if n.chapter == chapter]
-        lines.append(f"- to {chapter}: {', '.join(links)}")
+        lines.append(f"- after {chapter}: {', '.join(links)}")
     table = "\n".join([*rows, "", "Appendices:", "", *lines])
     return re.sub(r"(<!-- notebooks -->\n).*?(\n<!-- end -->)", lambda m: m[1] + table + m[2], text, flags=re.S)
 
