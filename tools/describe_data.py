@@ -23,8 +23,8 @@ SOURCES = {
     "python -m experiments ch06_hardening; GPL-2, as the photos",
     "images/albatross.png": "the bird: a rendered waved albatross by DanSoft, GPL-3+, Debian package qabcs-data 1.0.2; "
     "sea and sky made by tools/make_images.py",
-    "hero.png": "the comparison that notebook 02 writes, made by tools/make_hero.py; the albatross as in "
-    "images/albatross.png, GPL-3+",
+    "hero.png": "the least visible change of the albatross, its features and predictions before and after, made by "
+    "tools/make_hero.py; the albatross as in images/albatross.png, GPL-3+",
     "loop.gif": "the attack on the albatross step by step, made by tools/make_loop.py; the albatross as in "
     "images/albatross.png, GPL-3+",
     "blind/": "the images of images/ with the least visible change that makes all features of VGG-16 zero, and their "
