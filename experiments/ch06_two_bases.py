@@ -22,7 +22,7 @@ BUDGETS = {12: 150, 8: 150, None: 200}  # in 1/255 -> steps at most
 
 
 def bases() -> dict[str, Base]:
-    """What is attacked. A margin of 1 is one of 0.1 for EfficientNet-Lite0, whose values are about ten times smaller."""
+    """What is attacked. For EfficientNet-Lite0, whose values are smaller, a margin of 1 becomes one of 0.1."""
     vgg, lite = vgg16(), lite0().base
     return {"both": ensemble(vgg, lite, scales=(1, 10)), "vgg16": vgg, "lite0": ensemble(lite, scales=(10,))}
 

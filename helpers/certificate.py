@@ -33,7 +33,8 @@ class Certificate:
     outputs, nonzero, nonzero_float64: number of features, and how many are not 0.0 in either precision.
     margin: distance of the largest pre-activation below the base's threshold, see Base.margin_reached.
     gap: largest difference of a pre-activation between float32 and float64.
-    linf, psnr, ssim: change against the original in 1/255, in dB and as SSIM; None without an original.
+    linf, psnr, ssim, ssimulacra2, flip: change against the original, see visibility.Difference; None without an
+        original, the last two also without their packages.
     """
 
     picture: str
@@ -50,6 +51,8 @@ class Certificate:
     linf: int | None = None
     psnr: float | None = None
     ssim: float | None = None
+    ssimulacra2: float | None = None
+    flip: float | None = None
     original_sha256: str | None = None
 
     @property
@@ -65,6 +68,10 @@ class Certificate:
         ]
         if self.linf is not None:
             lines.append(f"  largest change {self.linf}/255, PSNR {self.psnr:.1f} dB, SSIM {self.ssim:.3f}")
+        if self.ssimulacra2 is not None:
+            lines[-1] += f", SSIMULACRA2 {self.ssimulacra2:.0f}"
+        if self.flip is not None:
+            lines[-1] += f", FLIP {self.flip:.3f}"
         lines.append(f"  image sha256 {self.picture_sha256[:16]}..., weights sha256 {self.weights_sha256[:16]}...")
         return "\n".join(lines)
 
@@ -123,8 +130,8 @@ def _change(original: str | Path | Tensor | None, image: Tensor) -> dict[str, An
     if not isinstance(original, Tensor):
         sha256 = hashlib.sha256(user_path(original).read_bytes()).hexdigest()
         original = load_image(original, image.shape[3])
-    found = difference(original.cpu(), image)
-    return {"linf": found.linf, "psnr": found.psnr, "ssim": found.ssim, "original_sha256": sha256}
+    found = asdict(difference(original.cpu(), image))
+    return {name: found[name] for name in ("linf", "psnr", "ssim", "ssimulacra2", "flip")} | {"original_sha256": sha256}
 
 
 def exact_pixels(content: bytes, name: str) -> Tensor:

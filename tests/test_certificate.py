@@ -47,7 +47,7 @@ def test_a_zeroed_file_is_certified(zeroed: Path) -> None:
     assert (found.nonzero, found.nonzero_float64, found.outputs) == (0, 0, PIXELS)
     assert found.margin == pytest.approx(0.5, abs=1e-3)
     assert 0 <= found.gap < 1e-3
-    assert (found.linf, found.psnr, found.ssim, found.original_sha256) == (None,) * 4
+    assert {found.linf, found.psnr, found.ssim, found.ssimulacra2, found.flip, found.original_sha256} == {None}
     assert (found.picture, found.pixels) == ("zeroed.png", "8 x 8, 8-bit RGB")
     assert found.picture_sha256 == hashlib.sha256(zeroed.read_bytes()).hexdigest()
     assert (found.network, found.weights_sha256) == ("tiny", base.sha256)
@@ -97,7 +97,7 @@ def test_the_change_is_measured_in_whole_levels(zeroed: Path) -> None:
     found = certify(lowering(90.5), zeroed, picture(100.0))
     assert found.linf == 10 and type(found.linf) is int
     assert found.psnr == pytest.approx(20 * np.log10(255 / 10) + 10 * np.log10(3), abs=1e-4)  # a third of the values
-    assert 0 < found.ssim < 1
+    assert 0 < found.ssim < 1 and found.ssimulacra2 < 100 and found.flip > 0
     assert found.original_sha256 is None, "a tensor has no file"
     with pytest.raises(ValueError, match="same dimensions"):
         certify(lowering(90.5), zeroed, noise(size=16))
@@ -115,7 +115,7 @@ def test_the_original_may_be_any_image_file(zeroed: Path, tmp_path: Path) -> Non
 def test_the_certificate_reads_well(zeroed: Path) -> None:
     text = str(certify(lowering(90.5), zeroed, picture(100.0)))
     assert text.startswith("zeroed.png: zeroed: every feature is exactly zero\n")
-    assert "0 of 64 left" in text and "largest change 10/255" in text
+    assert "0 of 64 left" in text and "largest change 10/255" in text and "SSIMULACRA2" in text and "FLIP" in text
     other = str(certify(wakeful(), zeroed))
     assert other.startswith("zeroed.png: not zeroed\n")
     assert "64 of 128 left" in other and "largest change" not in other
