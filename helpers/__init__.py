@@ -2,11 +2,11 @@
 
 Every chapter:
     runtime         device, seeds, exact float32, progress
-    images          loads, saves and compares images
-    decode          reads any source of an image: paths, URLs, bytes, arrays, photos of phones
+    images          loads, saves and checks images
+    decode          reads an image from a path, a URL, bytes or an array
     weights         finds and checks weight files
-    base            a network split where the attack reads it
-    splitting       splits a network that is given as a module
+    base            a network, split at the layer that the attack reads
+    splitting       splits any module at an activation
     heads           linear heads on features
     networks        VGG-16, EfficientNet-Lite0, other networks, transfer learning
     plots           figures of images
@@ -14,9 +14,9 @@ Every chapter:
 02 albatross:
     attack          zero_out, the loop
     optimizer       its steps: Adam within a budget, or towards the least visible change
-    result          what it returns, the best images on the way
+    result          what it returns: the best images that it found
     visibility      where a change hides, and how visible it is
-    certificate     certify, the verdict about a PNG file
+    certificate     certify, the verdict on a PNG file
 03 activations:
     activations     what each layer does
     sliders         sliders over figures; the laboratory of 04

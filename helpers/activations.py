@@ -1,6 +1,6 @@
 """What each layer does: its output, its statistics, and both while an attack runs.
 
-Hooks hand out clones: a later in-place operation cannot change what was recorded.
+Hooks return clones, so a later in-place operation cannot change what was recorded.
 """
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -21,7 +21,7 @@ POOLINGS = (nn.MaxPool2d, nn.AvgPool2d)
 def layers(base: Base) -> dict[str, nn.Module]:
     """Every activation and every pooling that runs on the way to the features, in order of depth.
 
-    Chains like VGG-16 get the names of Simonyan & Zisserman (2015): conv1_1, ... conv5_3 (each the ReLU behind that
+    Chains like VGG-16 get the names of Simonyan & Zisserman (2015): conv1_1, ... conv5_3 (each the ReLU after that
     convolution) and pool1, ... pool5. Other networks keep the names that torch gives their modules.
     """
     named = {
@@ -52,7 +52,7 @@ def record(base: Base, images: Tensor, names: Sequence[str] = (), *, before: boo
 
     images: (N, 3, H, W) in [0, 1], on any device.
     names: of layers(base). (Default: all of them)
-    before: what goes into the layers instead, for an activation the pre-activations.
+    before: record the inputs of the layers; for an activation, these are its pre-activations. (Default: False)
     Raises KeyError for a name that is not in layers(base).
     """
     check_images(images)
@@ -65,7 +65,7 @@ def record(base: Base, images: Tensor, names: Sequence[str] = (), *, before: boo
 
 @torch.no_grad()
 def _run(base: Base, images: Tensor, watched: Mapping[str, nn.Module], before: bool = False) -> dict[str, Tensor]:
-    """The outputs of those modules that run in one forward pass, in that order; of several runs the last."""
+    """The outputs of the modules that run in one forward pass, in that order; for several runs, the last."""
     outputs: dict[str, Tensor] = {}
 
     def note(name: str, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -80,11 +80,12 @@ def _run(base: Base, images: Tensor, watched: Mapping[str, nn.Module], before: b
 
 @torch.no_grad()
 def layer_table(recorded: Mapping[str, Tensor], clean: Mapping[str, Tensor] | None = None) -> pd.DataFrame:
-    """One row per layer of a record; means over its images.
+    """A table with one row per layer, averaged over images.
 
-    clean: the record of the clean images, for the column `cosine`.
-    Returns the columns units (of one image), active (share of units that are not 0), mean, norm (L2) and cosine (to
-    the output for the clean image; 1: the same pattern, 0: nothing in common, or no active unit).
+    recorded: what `record` returns.
+    clean: the same for the clean images; adds the column cosine. (Default: none)
+    Returns the columns units (per image), active (share of units that are not 0), mean, norm (l2) and cosine (to the
+    output for the clean image: 1 for the same pattern, 0 for no common active unit).
     """
     rows = {}
     for name, output in recorded.items():
@@ -101,7 +102,7 @@ def layer_table(recorded: Mapping[str, Tensor], clean: Mapping[str, Tensor] | No
 
 
 def strongest(output: Tensor, count: int) -> list[int]:
-    """The channels of one image's layer (1, C, h, w) with the largest mean, the largest first."""
+    """The `count` channels of a layer's output (1, C, h, w) with the largest means, the largest first."""
     return output[0].mean((1, 2)).topk(min(count, output.shape[1])).indices.tolist()
 
 
@@ -109,10 +110,11 @@ def strongest(output: Tensor, count: int) -> list[int]:
 class LayerRecorder:
     """Records every layer while an attack runs: zero_out(..., on_step=LayerRecorder(base)).
 
-    at: the steps to record; step 0 and the step that ends at zero are recorded in any case. (Default: all)
-    keep: how many channels of each layer to keep as maps, the strongest of the clean image. (Default: 0)
-    After the attack, with one entry per recorded step: steps; images, each (N, 3, H, W); tables, each a layer_table;
-    maps[name], each (keep, h, w) of the first image, in half precision. channels[name]: the numbers of these maps.
+    at: the steps to record; step 0 and the step that reaches zero are always recorded. (Default: all)
+    keep: how many channels of each layer to keep as maps, those that are strongest for the clean image. (Default: 0)
+    After the attack there is one entry per recorded step in steps, in images, each (N, 3, H, W), in tables, each a
+    layer_table, and in maps[name], each (keep, h, w) for the first image, in half precision.
+    channels[name]: the numbers of the channels in these maps.
     """
 
     base: Base
@@ -148,5 +150,5 @@ class LayerRecorder:
             self.maps.setdefault(name, []).append(now[name][0, places].half().cpu())
 
     def over_steps(self, column: str) -> pd.DataFrame:
-        """One column of all tables side by side: a row per layer, a column per recorded step."""
+        """One column of all tables: a row per layer, a column per recorded step."""
         return pd.DataFrame({step: table[column] for step, table in zip(self.steps, self.tables, strict=True)})

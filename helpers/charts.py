@@ -29,9 +29,10 @@ def curves(
 ) -> Figure:
     """One line per entry.
 
-    x: the places of the values. (Default: 0, 1, 2, ...)
-    log: a logarithmic axis with a place for zero.
-    stairs: steps in place of slopes.
+    lines: name -> values.
+    x: the x values, or names of places. (Default: 0, 1, 2, ...)
+    log: a logarithmic y axis with a place for zero. (Default: False)
+    stairs: draw steps instead of slopes. (Default: False)
     """
     figure, ax = plt.subplots(figsize=(NARROW, 3.4))
     for i, ((name, values), dash) in enumerate(zip(lines.items(), cycle(DASHES), strict=False)):
@@ -50,7 +51,7 @@ def curves(
 
 
 def count_axis(ax: Axes, high: float, least: float = 1.0) -> None:
-    """A logarithmic y axis with a place for zero and plain numbers, up to `high` and linear below `least`."""
+    """Make the y axis logarithmic up to `high` and linear below `least`, with a place for zero and plain numbers."""
     parts = (1, 2, 5) if high <= 100 * least else (1,)
     ax.set_yscale("symlog", linthresh=least)
     ax.yaxis.set_major_locator(SymmetricalLogLocator(base=10, linthresh=least, subs=parts))
@@ -61,12 +62,12 @@ def count_axis(ax: Axes, high: float, least: float = 1.0) -> None:
 def label_line_ends(ax: Axes, apart: float = 12.0) -> None:
     """Write the name of each line at its right end, in place of a legend.
 
-    apart: points between two names at least; the upper one gives way.
+    apart: least distance between two names, in points; the upper one moves up. (Default: 12)
     """
     ax.get_legend().remove()
     lines = sorted(ax.get_lines(), key=lambda line: line.get_ydata()[-1])
     ax.set_xlim(right=max(line.get_xdata()[-1] for line in lines))
-    ax.figure.draw_without_rendering()  # so that it is known where the ends lie
+    ax.figure.draw_without_rendering()  # fixes where the ends lie
     free = -math.inf
     for line in lines:
         end = line.get_xydata()[-1]
@@ -86,11 +87,11 @@ def heat_map(
     centre: float | None = None,
     log: bool = False,
 ) -> Figure:
-    """A table as coloured cells, darker for more; up to 60 cells carry their numbers, more have a colour scale.
+    """A table as coloured cells, darker for more. Up to 60 cells show their numbers; larger tables get a colour bar.
 
     high: the value of the darkest cells. (Default: the largest)
-    centre: a value that stays white, with one colour for less and one for more.
-    log: a logarithmic scale with a place for zero.
+    centre: a value that stays white, with one colour below and one above. (Default: none)
+    log: a logarithmic scale with a place for zero. (Default: False)
     """
     values = table.to_numpy(dtype=float)
     high = high or max(values.max(), 1e-9)
@@ -121,10 +122,12 @@ def strip_plot(
     to_scale: bool = False,
     least: float = 1.0,
 ) -> Figure:
-    """One panel per setting: a dot per image over each value, and the medians, joined where the values are numbers.
+    """One panel per setting: a dot per image above each value, and the medians, joined where the values are numbers.
 
-    to_scale: values stand where they lie on their axis, not at equal distances.
-    least: the logarithmic scale, one for all panels, is linear below it and has a place for zero.
+    panels: title -> value of the setting -> one number per image.
+    columns: panels in a row. (Default: 4)
+    to_scale: place the values to scale on the x axis, not at equal distances. (Default: False)
+    least: below it, the logarithmic y axis of all panels is linear, with a place for zero. (Default: 1)
     """
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)

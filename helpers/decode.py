@@ -1,4 +1,4 @@
-"""Any source of an image as an upright RGB image: paths, URLs, bytes, arrays, photos of phones."""
+"""Read an image from a path, a URL, bytes, an array or a PIL image as an upright RGB image."""
 
 import io
 import os
@@ -27,9 +27,10 @@ TURNS = (T.FLIP_LEFT_RIGHT, T.ROTATE_180, T.FLIP_TOP_BOTTOM, T.TRANSPOSE, T.ROTA
 
 
 def read_rgb(source: Any, least: int) -> Image.Image:
-    """Decode, turn upright, lay transparency on white.
+    """Decode an image, turn it upright and put it on white where it is transparent.
 
-    source: as in load_image. least (int): a large JPEG is shrunk while it is decoded, to this side or more.
+    source: as in load_image.
+    least: a large JPEG is scaled down while it is decoded, to sides of at least so many pixels.
     Raises ValueError, or OSError for a path that cannot be read.
     """
     name = str(source) if isinstance(source, str | Path) else f"this {type(source).__name__}"
@@ -48,7 +49,7 @@ def read_rgb(source: Any, least: int) -> Image.Image:
 
 
 def user_path(path: str | Path) -> Path:
-    """The path, with a leading "~" expanded unless there is a file of that very name."""
+    """The path with a leading "~" expanded, unless a file has exactly this name."""
     path = Path(path)
     return path if path.exists() else Path(os.path.expanduser(path))
 
@@ -81,7 +82,7 @@ def _download(url: str) -> bytes:
 
 
 def _open(source: Any, least: int) -> Image.Image:
-    """Decode bytes or a file object. A large JPEG is shrunk while it is decoded, to `least` pixels or more."""
+    """Decode bytes or a file object. A large JPEG is scaled down while it is decoded, to `least` pixels or more."""
     source = io.BytesIO(source) if isinstance(source, bytes | bytearray | memoryview) else source
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # photos of phones reach 108 megapixels

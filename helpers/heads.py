@@ -12,11 +12,11 @@ def fit_head(vectors: Tensor, labels: Sequence[str], c: float = 10.0) -> Logisti
 
     vectors: (N, C), on any device. labels: N class names.
     c: inverse regularisation for vectors in units of their mean norm. (Default: 10)
-    Returns a scikit-learn classifier of vectors as they were given. It is trained in float64, to a tolerance
+    Returns a scikit-learn classifier for vectors in their original units. It is trained in float64, to a tolerance
     below the differences between processors.
     """
     x = vectors.detach().cpu().double()
-    # One unit for all: at unit length each, nearly zero features would count as much as those of a photo.
+    # One unit for all: if each vector had length 1, nearly zero features would count as much as those of a photo.
     unit = x.norm(dim=1).mean().clamp(min=1e-12).item()
     head = LogisticRegression(C=c, max_iter=5000, tol=1e-6).fit((x / unit).numpy(), list(labels))
     head.coef_ /= unit

@@ -1,4 +1,7 @@
-"""Losses to compare with the hinge. Each takes pre-activations (N, ...) less the threshold, and the margin."""
+"""Losses to compare with the hinge.
+
+Each takes z, the pre-activations minus the threshold (N, ...), and the margin, and returns one value per unit or image.
+"""
 
 import torch
 from torch import Tensor
@@ -7,7 +10,7 @@ from helpers.attack import hinge
 
 
 def squared_hinge(z: Tensor, margin: float) -> Tensor:
-    """The hinge, squared: large pre-activations count for more."""
+    """The hinge, squared: large pre-activations count more."""
     return torch.relu(z + margin).square()
 
 

@@ -1,4 +1,4 @@
-"""The networks of the notebooks, each a base with a head, and transfer learning.
+"""The networks of the notebooks, each a base and a head, and transfer learning.
 
 timm and scikit-learn are imported where they are used: each takes a second or more.
 """
@@ -42,7 +42,7 @@ POOL_ENDS = {"pool3": 17, "pool4": 24, "pool5": 31}  # where each pooling ends i
 def vgg16_base(until: str = "pool5") -> Base:
     """The convolutional base of VGG-16 with the Oxford weights (bundled): 25,088 features.
 
-    until: the pooling that ends it, "pool3", "pool4" or "pool5" (the whole base).
+    until: the last layer, "pool3", "pool4" or "pool5". (Default: "pool5", the whole base)
     """
     layers = vgg_layers()
     layers.load_state_dict(files.load_bundled(files.VGG16_BASE))
@@ -52,7 +52,7 @@ def vgg16_base(until: str = "pool5") -> Base:
 
 
 def class_names(count: int = 1000) -> list[str]:
-    """The 1000 ImageNet classes, each by the first of its synonyms; for another count, numbers."""
+    """The names of the 1000 ImageNet classes, each by its first synonym; for another count, numbers."""
     if count != 1000:
         return [str(i) for i in range(count)]
     from timm.data import ImageNetInfo
@@ -62,11 +62,11 @@ def class_names(count: int = 1000) -> list[str]:
 
 
 def vgg16(weights: str = "oxford", path: str | Path | None = None) -> Classifier:
-    """The full VGG-16 with its ImageNet head, from a large file that is found in caches or downloaded.
+    """The full VGG-16 with its ImageNet head, read from a large file that is found in a cache or downloaded.
 
-    weights: "oxford" (bundled base, dense layers from Keras' 553 MB file) or "torchvision" (trained anew: other
+    weights: "oxford" (bundled base, dense layers from Keras' 553 MB file) or "torchvision" (trained again: other
     features, another blank prediction). (Default: "oxford")
-    path: of the file. (Default: searched in ZERO_OUT_WEIGHTS, torch's and Keras' caches, Kaggle's inputs)
+    path: the file. (Default: searched in ZERO_OUT_WEIGHTS, torch's and Keras' caches, Kaggle's inputs)
     Raises ValueError or FileNotFoundError with the remedy.
     """
     if weights == "oxford":
@@ -101,8 +101,8 @@ def from_timm(name: str, *, pretrained: bool = False, seed: int = 0, **settings:
     name: as in timm.list_models(), or on the Hugging Face Hub ("timm/...", "hf-hub:...").
     pretrained: download trained weights; False gives random ones, for trying. (Default: False)
     seed: of the random weights. (Default: 0)
-    settings: for timm.create_model; img_size is the side of the images, in pixels.
-    Where the features do not end in an activation (a final LayerNorm, say), they are their own pre-activations, and
+    settings: of timm.create_model; img_size is the side of the images, in pixels.
+    Features that do not end in an activation (but in a LayerNorm, for example) are their own pre-activations, and
     threshold is None. Raises ValueError for what timm cannot make.
     """
     import timm
@@ -146,11 +146,11 @@ def from_module(
     size: int = 224,
     labels: Sequence[str] | None = None,
 ) -> Classifier:
-    """Your own network: any module that takes images and returns scores (N, K). It is copied, yours stays as it is.
+    """Your own network: any module that takes images and returns scores (N, K). It is copied; yours stays unchanged.
 
     layer: dotted name in model.named_modules() of the activation to zero. (Default: the last that runs)
     mean, std: the normalisation that you apply before the network, three numbers or one, in units of [0, 1]; it moves
-    inside. Give 0 and 1 when the network normalises by itself.
+    inside the network. Give 0 and 1 for a network that normalises by itself.
     size: side of the images, in pixels. (Default: 224)
     labels: K names. (Default: ImageNet's for K = 1000, else numbers)
     Raises TypeError or ValueError, with the remedy, for what cannot be split there.
@@ -166,7 +166,8 @@ def from_module(
 def embed(base: Base, images: Tensor, batch: int = 16) -> Tensor:
     """Features of many images, flat: (N, 25,088) for VGG-16, on the CPU.
 
-    images: (N, 3, H, W) in [0, 1], on any device. batch: images per forward pass. (Default: 16)
+    images: (N, 3, H, W) in [0, 1], on any device.
+    batch: images per forward pass. (Default: 16)
     """
     check_images(images)
     pieces = progress(images.split(batch), "features of pictures: batch")
@@ -176,13 +177,14 @@ def embed(base: Base, images: Tensor, batch: int = 16) -> Tensor:
 def train_head(
     base: Base, images: Tensor, labels: Sequence[str], *, c: float = 10.0, features: Tensor | None = None
 ) -> Classifier:
-    """Transfer learning: a linear head (logistic regression) on the frozen base, in seconds.
+    """Transfer learning: train a linear head (logistic regression) on the frozen base.
 
-    images: (N, 3, H, W) in [0, 1]. labels: N names, of two classes or more.
+    Maps are averaged over positions first; flat features are used directly.
+    images: (N, 3, H, W) in [0, 1].
+    labels: N names, of two classes or more.
     c: inverse regularisation, see heads.fit_head. (Default: 10)
-    features: embed(base, images), or its averages over positions (N, channels). (Default: computed)
-    Maps are averaged over positions; flat features are taken as they are.
-    Raises ValueError for numbers that differ, for one class only and for features of another shape.
+    features: embed(base, images), or its means over positions (N, channels). (Default: computed)
+    Raises ValueError if the numbers of images and labels differ, for a single class, or for features of another shape.
     """
     from helpers.heads import as_linear, fit_head
 

@@ -1,4 +1,4 @@
-"""Adam on pixels: within a budget, or with a change that becomes shorter and shorter."""
+"""Adam on pixels: within a budget, or with a change that is shortened step by step."""
 
 import math
 
@@ -8,35 +8,36 @@ from torch import Tensor, nn
 from helpers.images import from_levels, to_grid
 
 NORMS = ("linf", "l2")
-FALL = 50  # steps in which the step size falls from all to a small share
+FALL = 50  # steps in which the step size falls to a small share
 BETA2 = 0.99  # memory of squared gradients, for runs of some hundred steps (Adam's own 0.999 is for thousands)
-# Axes of colour, and how far a change may go along each: brightness, red against cyan, green against blue. Noise in
-# brightness is milder to SSIMULACRA2 than equal noise between green and blue, and most of a gradient lies along it.
+# Axes of colour, and the share that a change may have along each: brightness, red against cyan, green against blue.
+# SSIMULACRA2 penalises noise in brightness less than equal noise between green and blue, and most of a gradient lies
+# along brightness.
 AXES = torch.tensor([[1.0, 1, 1], [2, -1, -1], [0, 1, -1]])
 SHARES = torch.tensor([1.0, 0.5, 0.25])
 START = 0.02  # first length of a least visible change, per value
-SHRINK, GROW, LAST = 0.03, 0.02, 0.15  # of its length at each step, times a share that falls from 1 to the last
+SHRINK, GROW, LAST = 0.03, 0.02, 0.15  # shares of its length per step, times a factor that falls from 1 to LAST
 
 
 def half_cosine(step: int, steps: int) -> float:
-    """Share of a step size that falls from 1 at step 0 to 0 at `steps` on half a cosine."""
+    """The share of a step size at a step: half a cosine that falls from 1 at step 0 to 0 at `steps`."""
     return (1 + math.cos(math.pi * step / steps)) / 2
 
 
 def lengths(changes: Tensor) -> Tensor:
-    """Euclidean length of each change (N, 3, H, W): (N, 1, 1, 1)."""
+    """The Euclidean length of each change (N, 3, H, W), as (N, 1, 1, 1)."""
     return torch.linalg.vector_norm(changes, dim=(1, 2, 3), keepdim=True)
 
 
 class PixelAdam:
-    """Images that move by the steps of torch.optim.Adam and stay within a budget and [0, 1].
+    """Images that torch.optim.Adam moves within a budget and [0, 1].
 
-    images (Tensor): where they start, (N, 3, H, W) on the 8-bit grid; not modified.
-    eps (float): budget. norm "linf": of each pixel, in units of [0, 1], rounded down to whole 1/255;
-        norm "l2": length of an image's whole change in the same units.
+    images (Tensor): the start, (N, 3, H, W) on the 8-bit grid; not modified.
+    eps (float): budget in units of [0, 1]: the largest change of a value, rounded down to whole 1/255 ("linf"), or the
+        length of an image's whole change ("l2").
     norm (str): "linf" or "l2". (Default: "linf")
-    momentum (float): Adam's first moment. (Default: 0.9)
-    weight (Tensor): share of the budget that each value may use, like images; 0 keeps a pixel. (Default: 1 everywhere)
+    momentum (float): decay of Adam's first moment. (Default: 0.9)
+    weight (Tensor): share of the budget for each value, of a shape like images; 0 keeps a pixel. (Default: all 1)
     """
 
     def __init__(
@@ -51,27 +52,27 @@ class PixelAdam:
         self.adam = torch.optim.Adam([self.x], betas=(momentum, BETA2), eps=1e-12)
 
     def random_start(self, generator: torch.Generator) -> None:
-        """Move to a uniformly random place in the budget; generator: of the CPU, so that every device gets the same."""
+        """Move to a uniformly random place in the budget. generator: on the CPU, so that all devices draw the same."""
         share = torch.rand(self.x.shape, generator=generator).to(self.x)
         self.x.copy_(self.low + (self.high - self.low) * share)
         self.project()
 
     def quantized(self) -> Tensor:
-        """The images on the 8-bit grid, within the budget too."""
+        """The images rounded to the 8-bit grid, still within the budget."""
         if self.radius is None:
             return to_grid(self.x)
         # Rounding each change towards zero cannot make it longer.
         return to_grid(self.original + from_levels(((self.x - self.original) * 255).trunc_()))
 
     def length(self) -> None:
-        """Within a budget a shorter change is not better."""
+        """None: within a budget, a shorter change is not better."""
 
     def go_on(self, done: Tensor, step: int) -> Tensor:
-        """Which images need another step, given those that are done, each (N,) of bool."""
+        """Which images need another step: those that are not done. done: (N,) of bool."""
         return ~done
 
     def step(self, grad: Tensor, step_size: float) -> None:
-        """One step against the gradient (N, 3, H, W); at first each pixel moves by about step_size."""
+        """One step against the gradient (N, 3, H, W); the first step moves each value by about step_size."""
         self.x.grad = grad
         self.adam.param_groups[0]["lr"] = step_size
         self.adam.step()
@@ -86,7 +87,7 @@ class PixelAdam:
             self.x.copy_(self.original + delta * (self.radius / (length + 1e-12)).clamp(max=1))
 
     def keep(self, which: Tensor) -> None:
-        """Drop all images but these; which: (N,) of bool."""
+        """Keep these images and drop the others. which: (N,) of bool."""
         state = self.adam.state.pop(self.x, {})
         for name in ("original", "weight", "x", "low", "high"):
             setattr(self, name, getattr(self, name)[which])
@@ -97,10 +98,10 @@ class PixelAdam:
 class LeastVisible:
     """Images whose change becomes shorter while they are zero and longer while they are not (DDN, Rony et al. 2019).
 
-    The change is weight * colours(u), where u has the axes of colour in their shares; its length is that of u.
-    images (Tensor): where they start, (N, 3, H, W) on the 8-bit grid; not modified.
-    momentum (float): Adam's first moment.
-    weight (Tensor): how far each value may move beside the others, like images; 0 keeps a pixel.
+    The change is weight * colours(u), and the length of u counts as its length.
+    images (Tensor): the start, (N, 3, H, W) on the 8-bit grid; not modified.
+    momentum (float): decay of Adam's first moment.
+    weight (Tensor): how far each value may move relative to the others, of a shape like images; 0 keeps a pixel.
     steps (int): of the whole run.
     """
 
@@ -114,23 +115,23 @@ class LeastVisible:
         self.adam = torch.optim.Adam([self.u], betas=(momentum, BETA2), eps=1e-12)
 
     def random_start(self, generator: torch.Generator) -> None:
-        """Move to a uniformly random change of about the first length; generator: of the CPU."""
+        """Move to a uniformly random change of about the first length. generator: on the CPU."""
         self.u.copy_((2 * torch.rand(self.u.shape, generator=generator).to(self.u) - 1) * START)
 
     def colours(self, u: Tensor) -> Tensor:
-        """Each pixel's u with the axes of colour in their shares."""
+        """u (N, 3, H, W) with each axis of colour scaled by its share."""
         return torch.einsum("ij,njhw->nihw", self.mix, u)
 
     def quantized(self) -> Tensor:
-        """The images on the 8-bit grid."""
+        """The images rounded to the 8-bit grid."""
         return to_grid((self.original + self.weight * self.colours(self.u)).clamp(0, 1))
 
     def length(self) -> Tensor:
-        """Length of each change: (N,)."""
+        """The length of each change, (N,)."""
         return lengths(self.u).flatten()
 
     def go_on(self, done: Tensor, step: int) -> Tensor:
-        """Less room for changes whose images are done, more for the others; all need another step: (N,) of bool."""
+        """Shorten the changes of images that are done and lengthen the others; all (N,) need another step."""
         self.share = max(half_cosine(min(max(step - FALL, 0), self.rest), self.rest), LAST)
         shorter = self.radius.minimum(lengths(self.u)) * (1 - SHRINK * self.share)
         longer = self.radius * (1 + GROW * self.share * (step >= FALL))

@@ -1,4 +1,4 @@
-"""The machine: device, exact float32, seed, progress and versions."""
+"""The machine: device, exact float32, seeds, progress and versions."""
 
 import os
 import platform
@@ -15,17 +15,17 @@ import torch
 from tqdm import tqdm
 
 T = TypeVar("T")
-FRONT_ENDS = ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG")  # they set these for the kernels that they start
+FRONT_ENDS = ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG")  # variables that they set for their kernels
 _lock = threading.Lock()
-_inside = 0  # how many threads are in full_float32 now
-_before: list[Any] = []  # the switches as the first of them found them
+_inside = 0  # threads that are in full_float32 now
+_before: list[Any] = []  # the switches as the first thread found them
 
 
 def pick_device() -> torch.device:
     """CUDA or MPS when a real convolution runs there, else the CPU.
 
-    A driver can report a GPU for which the installed torch has no kernels: is_available() is
-    True and the first operation fails. So one is tried.
+    A driver can report a GPU for which the installed torch has no kernels. Then is_available() is True, and the first
+    operation fails, so one is tried.
     """
     candidates = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     for name in (name for name, available in candidates.items() if available):
@@ -41,7 +41,7 @@ def pick_device() -> torch.device:
 def full_float32() -> Iterator[None]:
     """Compute float32 products in float32, without TF32 or bfloat16 inside them.
 
-    The switches belong to the whole process: of several threads, the last one to leave restores them.
+    The switches belong to the whole process; the last of several threads to leave restores them.
     """
     global _inside, _before
     with _lock:
@@ -80,7 +80,7 @@ def seed_everything(seed: int = 0) -> None:
     np.random.seed(seed)
     torch.manual_seed(seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch 2.9 warns of the older switch, which other code may still read
+        warnings.simplefilter("ignore")  # torch 2.9 warns about the older switch, which other code may still read
         torch.backends.cudnn.allow_tf32 = False
     _switch_off()
 
@@ -90,9 +90,11 @@ def _is_tested() -> bool:
 
 
 def progress(items: Iterable[T], text: str, total: int | None = None) -> Iterable[T]:
-    """The items, with a bar on stderr while they are taken in a terminal or a live notebook.
+    """The items, with a progress bar on stderr in a terminal or a live notebook.
 
-    Plain text, since a widget bar would stay in a saved notebook and break its page on GitHub.
+    The bar is plain text: a widget would stay in a saved notebook and break its page on GitHub.
+    text: shown before the bar.
+    total: number of items. (Default: their length)
     """
     kaggle = os.environ.get("KAGGLE_KERNEL_RUN_TYPE") == "Interactive"
     shown = sys.stderr.isatty() or kaggle or any(name in os.environ for name in FRONT_ENDS)
@@ -100,10 +102,10 @@ def progress(items: Iterable[T], text: str, total: int | None = None) -> Iterabl
 
 
 def text_checker(as_printed: bool = True) -> Callable[..., None]:
-    """A function check(claim, what, value) for what a notebook's text says about its results.
+    """A function check(claim, what, value) that compares a notebook's text with its results.
 
-    as_printed: whether all settings are those that the text was written for. (Default: True)
-    A claim that fails raises AssertionError under CI and in tests if as_printed, and else prints one line.
+    as_printed: whether the settings are those that the text was written for. (Default: True)
+    A claim that fails prints one line; under CI and in tests it raises AssertionError if as_printed.
     """
 
     def check(claim: object, what: str, value: object = "something else") -> None:
@@ -117,7 +119,7 @@ def text_checker(as_printed: bool = True) -> Callable[..., None]:
 
 
 def machine(device: torch.device | None = None) -> dict[str, object]:
-    """What computes: the GPU or the processor's instruction set, versions, threads. device: default pick_device()."""
+    """What computes: GPU or instruction set, versions, threads. device: its subject. (Default: pick_device())"""
     device = device or pick_device()
     name = f"{device.type}, {platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
     if device.type == "cuda":
@@ -127,5 +129,5 @@ def machine(device: torch.device | None = None) -> dict[str, object]:
 
 
 def environment() -> str:
-    """One line on the machine and versions, for cells whose output is not compared."""
+    """The machine and versions in one line, for cells whose output is not compared."""
     return ", ".join(f"{name} {value}" for name, value in machine().items())

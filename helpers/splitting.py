@@ -1,4 +1,4 @@
-"""Split a network at an activation, into a base and a head, without touching its code."""
+"""Split a network at an activation into a base and a head, without changing its code."""
 
 import copy
 from collections.abc import Callable
@@ -15,8 +15,8 @@ from helpers.base import ACTIVATIONS, Base, check_network, check_size
 
 Run = Callable[[Tensor], Any]
 
-# Who started this forward pass, how many calls of its layer are still to come, and the features to go on with.
-# A context variable: each thread has its own, so threads can share a network.
+# Who started this forward pass, how many calls of its layer are still to come, and the features to continue with.
+# It is a context variable, so that threads can share a network.
 _PASS: ContextVar[tuple[nn.Module | None, int, Tensor | None]] = ContextVar("pass", default=(None, 0, None))
 
 
@@ -39,7 +39,8 @@ class TruncatedModule(Method):
     """A network up to the input of one of its layers.
 
     run: the network, or the method of it to call.
-    call: which call of the layer in one run, counted from 1 (torchvision's ResNets call one ReLU twice).
+    layer: where to stop.
+    call: which call of the layer in one run, from 1 (torchvision's ResNets call one ReLU twice).
     size: side of the images, in pixels.
     """
 
@@ -58,7 +59,7 @@ class TruncatedModule(Method):
         raise RuntimeError("the layer to split at did not run")
 
     def resume(self, features: Tensor) -> Tensor:
-        """The part of the network behind the layer: it reads an empty image, and the features replace the output."""
+        """The scores for given features: the network runs on an empty image, and they replace the layer's output."""
         return self._start(features.new_zeros(len(features), 3, self.size, self.size), features)
 
     def _start(self, x: Tensor, features: Tensor | None) -> Any:
@@ -81,7 +82,7 @@ class TruncatedModule(Method):
 
 
 def probe_images(size: int) -> Tensor:
-    """Images (4, 3, size, size) to compare networks on: noise, a smooth one, black and white."""
+    """Images (4, 3, size, size) to compare networks on: noise, a smooth image, black and white."""
     check_size(size)
     generator = torch.Generator().manual_seed(0)
     noise = torch.rand(1, 3, size, size, generator=generator)
@@ -90,7 +91,7 @@ def probe_images(size: int) -> Tensor:
 
 
 def activations_run(model: nn.Module, run: Run, x: Tensor) -> tuple[list[str], Any]:
-    """Names of the activations that run in run(x), in order, each as often as it runs; and the result of run(x)."""
+    """The names of the activations that run(x) calls, in order and as often as they run, and its result."""
     ran: list[str] = []
     with ExitStack() as hooks:
         for name, module in model.named_modules():
@@ -101,10 +102,12 @@ def activations_run(model: nn.Module, run: Run, x: Tensor) -> tuple[list[str], A
 
 @torch.no_grad()
 def split(model: nn.Module, run: Run, *, size: int = 224, **about: object) -> Base:
-    """Split a network at its last activation, where its features are the output of that, pooled or not.
+    """Split a network at its last activation if its features are the output of that, pooled or not.
 
+    Otherwise the features are their own pre-activations.
     run: the method of the model that maps normalised images to features.
-    about: settings of Base.
+    size: side of the images, in pixels. (Default: 224)
+    about: other settings of Base.
     """
     x = probe_images(size)
     ran, features = activations_run(model, run, x)
@@ -122,7 +125,7 @@ def split(model: nn.Module, run: Run, *, size: int = 224, **about: object) -> Ba
 def split_scores(
     model: nn.Module, layer: str | None, *, mean: object, std: object, size: int
 ) -> tuple[Base, Method, int]:
-    """Base and head of a network that returns scores, and the number of scores; see networks.from_module."""
+    """The base and the head of a network that returns scores, and their number; see networks.from_module."""
     if not isinstance(model, nn.Module):
         raise TypeError(f"model is a {type(model).__name__}; give a torch.nn.Module")
     check_network(model, "model")
@@ -146,7 +149,7 @@ def split_scores(
 
 
 def _find_layer(model: nn.Module, layer: str | None, x: Tensor) -> tuple[str, int]:
-    """Name of the activation to zero and how often it runs."""
+    """The name of the activation to zero, and how often it runs."""
     try:
         ran, scores = activations_run(model, model, x)
     except (RuntimeError, AssertionError) as error:

@@ -1,4 +1,4 @@
-"""Tables of results as CSV files; beside each a JSON file with what made its rows."""
+"""Tables of results as CSV files, each with a JSON file that says what made its rows."""
 
 import csv
 import datetime
@@ -16,7 +16,7 @@ Row = Mapping[str, str]
 
 
 def table_path(path: str | Path) -> Path:
-    """The path of a table, "~" expanded. Raises ValueError unless it ends in .csv: NAME.json is taken."""
+    """The path of a table, "~" expanded. Raises ValueError unless it ends in .csv, since NAME.json is taken."""
     path = user_path(path)
     if path.suffix != ".csv":
         raise ValueError(f"the table is {path.name!r}; give a name that ends in .csv")
@@ -24,7 +24,7 @@ def table_path(path: str | Path) -> Path:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file, every value as text ("001" and "NA" stay as they are); none if there is no file."""
+    """The rows of a CSV file, with every value as text ("001" and "NA" are kept); no rows if there is no file."""
     if not path.exists():
         return []
     with open(path, encoding="utf-8-sig", newline="") as file:  # Excel adds a BOM
@@ -38,9 +38,10 @@ def read_record(path: Path) -> list[dict[str, Any]]:
 
 
 def write_table(path: Path, rows: Sequence[Row], new: int, **about: object) -> None:
-    """Write all rows, and in NAME.json that `new` more of them were made here and today; about: more of what made them.
+    """Write all rows, and note in NAME.json that `new` of them were made on this machine today.
 
-    Both files are replaced whole. Raises ValueError for a row with other columns than the first.
+    about: what else made them.
+    Both files are replaced whole. Raises ValueError if a row has other columns than the first.
     """
     here = {**about, **machine()}
     made = read_record(path)

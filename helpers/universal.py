@@ -1,4 +1,4 @@
-"""One pattern for many images: added to each of them, it lowers the pre-activations of the last layer.
+"""One pattern for many images: added to any of them, it lowers the pre-activations of the last layer.
 
 Universal perturbations: Moosavi-Dezfooli et al. 2017; without labels, from activations alone: Mopuri et al. 2017.
 """
@@ -33,11 +33,12 @@ def universal(
 ) -> Tensor:
     """Return one pattern (1, 3, H, W) that lowers the pre-activations of all images; give it to `add`.
 
-    base (Base), images (Tensor), margin: as in zero_out.
-    eps (float): largest value of the pattern, in units of [0, 1]; its values are whole 1/255. (Default: 16/255)
+    base, images, margin: as in zero_out.
+    eps (float): largest value of the pattern in units of [0, 1]; its values are whole 1/255. (Default: 16/255)
     steps (int): gradient steps. (Default: 100)
     batch (int): images per step, in an order drawn with the seed. (Default: 4)
     step_size (float): of the first step; it falls to zero on half a cosine. (Default: 16/255)
+    seed (int): of the order of the images. (Default: 0)
     Raises ValueError or TypeError for bad input before any work.
     """
     images = check_attack(base, images, eps, "linf", steps, step_size=step_size, margin=margin)
@@ -52,14 +53,14 @@ def universal(
 
 
 def shuffled(images: Tensor, batch: int, seed: int) -> Iterator[Tensor]:
-    """Batches without end; each image comes once before any comes again."""
+    """Endless batches; each image comes once before any comes again."""
     generator = torch.Generator().manual_seed(seed)
     while True:
         yield from images[torch.randperm(len(images), generator=generator)].split(batch)
 
 
 def whole_levels(adam: PixelAdam) -> Tensor:
-    """The change so far on whole levels: the difference of two quantised images is not, to the last bit."""
+    """The change so far in whole 1/255; the difference of two quantised images is off in the last bit."""
     return from_levels(((adam.quantized() - GREY) * 255).round())
 
 
