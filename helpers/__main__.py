@@ -18,7 +18,7 @@ NETWORKS = {"vgg16": vgg16_base, "efficientnet_lite0": lambda: efficientnet_lite
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0 every feature is zero, 1 not every one, 2 error."""
+    """Run one command. Returns the exit status: 0 if every feature is zero, 1 if not, 2 for an error."""
     given = parser().parse_args(arguments)
     try:
         certificate = given.run(given)
@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run_zero(given: Namespace) -> Certificate:
-    """Attack the central square of the photo; OUT is replaced only by a whole file."""
+    """Attack the central square of the photo. OUT is only ever replaced by a whole file."""
     out, photo = png_path(given.out), user_path(given.photo)
     if out.exists() and photo.exists() and out.samefile(photo):
         raise ValueError(f"{out} is the photo itself; give another file to write")

@@ -1,4 +1,4 @@
-"""Figures of images and feature maps in one style, which charts.py shares. They return a matplotlib Figure."""
+"""Figures of images and feature maps, in a style that charts.py shares. The functions return a matplotlib Figure."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from torchvision.utils import make_grid
 
 DPI = 100
 WIDE, NARROW = 11.0, 6.0  # inches, the only two widths
-# One colour per concept in all notebooks. All are told apart by colour-blind readers and are dark enough for text.
+# One colour per concept in all notebooks. Colour-blind readers can tell them apart, and all are dark enough for text.
 CLEAN, ATTACKED, RANDOM, THRESHOLD = "#0072b2", "#c04f00", "#767676", "#222222"
 OTHERS = ("#00795c", "#7a3e9d", "#8a6500", "#b03a7a", "#3f3f46", "#4d7c0f")
 CONCEPTS = {"clean": CLEAN, "original": CLEAN, "random": RANDOM, "noise": RANDOM}
@@ -29,7 +29,7 @@ Prediction = Sequence[tuple[str, float]]  # (class, probability), the best first
 
 
 def use_style() -> None:
-    """One look for all figures, with a white background that dark themes leave readable."""
+    """Set one look for all figures, with a white background that stays readable in dark themes."""
     plt.rcdefaults()
     settings = {
         "axes.prop_cycle": cycler(color=(CLEAN, ATTACKED, *OTHERS)),
@@ -45,7 +45,7 @@ def use_style() -> None:
 
 
 def show(figure: Figure, caption: str) -> None:
-    """Display a figure with a caption, which is its alternative text too, and close it."""
+    """Display a figure with a caption, which is also its alternative text, and close it."""
     content, metadata = described(encode(figure), caption)
     display(content, raw=True, metadata=metadata)
     write_caption(caption)
@@ -57,7 +57,7 @@ def write_caption(text: str) -> None:
 
 
 def encode(figure: Figure) -> bytes:
-    """The bytes of a figure as PNG; the figure is closed."""
+    """The figure as the bytes of a PNG file; the figure is closed."""
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=DPI)
     plt.close(figure)
@@ -65,7 +65,7 @@ def encode(figure: Figure) -> bytes:
 
 
 def described(image: bytes, alt: str) -> tuple[dict[str, object], dict[str, object]]:
-    """What a page holds of an image, a PNG or where that is too large a JPEG, and where it holds the text."""
+    """The content and metadata of an output: the image as PNG, or as JPEG if that is too large, and its text."""
     pixels, png, jpeg = Image.open(io.BytesIO(image)).convert("RGB"), io.BytesIO(), io.BytesIO()
     pixels.save(png, format="png", optimize=True)
     kind, small = "image/png", png
@@ -76,12 +76,12 @@ def described(image: bytes, alt: str) -> tuple[dict[str, object], dict[str, obje
 
 
 def colour_of(name: str, place: int = 0) -> str:
-    """The colour of a concept that a name begins with, else one of OTHERS."""
+    """The colour of the concept that a name begins with, or one of OTHERS, chosen by place."""
     return next((c for word, c in CONCEPTS.items() if name.startswith(word)), OTHERS[place % len(OTHERS)])
 
 
 def image_on(ax: Axes, image: Tensor, title: str = "") -> None:
-    """Draw one image (3, H, W) or (1, 3, H, W) without ticks; whole magnifications show its pixels as they are."""
+    """Draw one image (3, H, W) or (1, 3, H, W) without ticks; at a whole magnification its pixels stay sharp."""
     pixels = image.detach().squeeze(0).permute(1, 2, 0).float().cpu().clamp(0, 1)
     whole = round(ax.get_window_extent().width) % pixels.shape[1] == 0  # matplotlib's own rule leaves three out
     ax.imshow(pixels.numpy(), interpolation="nearest" if whole else "antialiased")
@@ -90,9 +90,9 @@ def image_on(ax: Axes, image: Tensor, title: str = "") -> None:
 
 
 def bars_on(ax: Axes, prediction: Prediction, title: str = "", chance: float | None = None) -> None:
-    """Draw classes as horizontal bars, each with its probability; the best one is darker.
+    """Draw classes as horizontal bars with their probabilities; the best one is darker.
 
-    chance: 1 / number of classes, drawn as a dotted line; below 0.05 the axis is logarithmic.
+    chance: 1 / number of classes, drawn as a dotted line; below 0.05 the axis is logarithmic. (Default: no line)
     """
     best = max(probability for _, probability in prediction)
     room = int(ax.get_window_extent().width / LETTER)  # letters that fit above a bar
@@ -114,24 +114,24 @@ def bars_on(ax: Axes, prediction: Prediction, title: str = "", chance: float | N
 
 
 def amplification(change: Tensor) -> int:
-    """A round factor that makes a change fill about half of the grey scale."""
+    """A round factor that spreads a change over about half of the grey scale."""
     largest = change.abs().max().item()
     return next((k for k in (50, 30, 20, 10, 5, 3, 2) if k * largest <= 0.52), 1)
 
 
 def contrast(change: Tensor) -> Tensor:
-    """A tensor (..., H, W) scaled so that its largest absolute value becomes 1 and zero lies at 0.5."""
+    """A tensor (..., H, W) scaled into [0, 1], with zero at 0.5 and the largest absolute value at 0 or 1."""
     return 0.5 + change / (2 * change.abs().max().clamp(min=1e-12))
 
 
 def panels(
     sizes: Sequence[tuple[int, int]], count: int = 1, columns: int = 1, *, above: int = HEADING, below: int = 0
 ) -> list[Axes]:
-    """Axes of a new figure at places in whole pixels, so that images are not resampled.
+    """Axes of a new figure, placed at whole pixels so that images are not resampled.
 
-    sizes: width and height in pixels of panels that belong together, side by side.
-    count, columns: how many such groups there are, and how many of them in a row.
-    above, below: pixels free over and under each row.
+    sizes: width and height of the panels of a group, in pixels; they are side by side.
+    count, columns: the number of groups, in all and per row. (Default: 1)
+    above, below: free space above and below each row, in pixels. (Default: 26 and 0)
     """
     columns = min(columns, count)
     wide, tall = sum(width + GAP for width, _ in sizes), above + below + max(height for _, height in sizes)
@@ -147,14 +147,14 @@ def panels(
 
 
 def fit(image: Tensor, room: float) -> tuple[int, int]:
-    """Width and height of an image (3, H, W) that is `room` pixels wide at most: a whole multiple where one fits."""
+    """Width and height for an image (3, H, W) in at most `room` pixels of width: a whole multiple if one fits."""
     height, width = image.shape[-2:]
     factor = room // width or room / width
     return round(factor * width), round(factor * height)
 
 
 def in_one_order(predictions: Sequence[Prediction]) -> list[Prediction]:
-    """Predictions that name the same classes, all in the order of the first; others as they are."""
+    """Predictions in the class order of the first one, if all name the same classes; else unchanged."""
     order = [name for name, _ in predictions[0]] if predictions else []
     if any({name for name, _ in prediction} != set(order) for prediction in predictions):
         return list(predictions)
@@ -189,7 +189,7 @@ def before_after(
 
 
 def pictures(images: Tensor | Sequence[Tensor], titles: Sequence[str], columns: int = 6) -> Figure:
-    """Many images (3, H, W) in rows, each with a title; `columns` of them fill the page."""
+    """Images (3, H, W) in rows of `columns`, each with a title. (Default: 6)"""
     size = fit(images[0], WIDE * DPI / columns - GAP)
     above = HEADING * (1 + max(title.count("\n") for title in titles))
     axes = panels([size], len(images), columns, above=above)
@@ -201,9 +201,10 @@ def pictures(images: Tensor | Sequence[Tensor], titles: Sequence[str], columns: 
 def images_with_predictions(
     images: Sequence[Tensor | None], predictions: Sequence[Prediction], titles: Sequence[str], columns: int = 2
 ) -> Figure:
-    """Images (3, H, W), each beside its bars, `columns` such pairs in a row; None draws an empty frame.
+    """Images (3, H, W), each next to the bars of its prediction; None draws an empty frame.
 
-    Where all predictions name the same classes, they are in the same order.
+    columns: pairs of image and bars in a row. (Default: 2)
+    If all predictions name the same classes, the bars have the same order.
     """
     room = WIDE * DPI / columns - 2 * GAP
     width, height = fit(next(image for image in images if image is not None), min(room - 110, 300))
@@ -220,7 +221,7 @@ def images_with_predictions(
 
 
 def feature_maps(maps: Mapping[str, Tensor | Sequence[Tensor]], titles: Sequence[str] = (), high: float = 0) -> Figure:
-    """Rows of maps (C, h, w), one row per entry, all on one colour scale up to the largest value, at least `high`."""
+    """Rows of maps (C, h, w), one row per entry, on one colour scale up to their largest value or `high`."""
     columns = max(map(len, maps.values()))
     every = [one.detach().float().cpu() for row in maps.values() for one in row]
     low, high = min(one.min().item() for one in every), max(high, 1e-9, *(one.max().item() for one in every))
@@ -238,7 +239,11 @@ def feature_maps(maps: Mapping[str, Tensor | Sequence[Tensor]], titles: Sequence
 
 
 def channel_mosaic(layers: Mapping[str, Tensor], across: int = 32, columns: int = 2) -> Figure:
-    """All channels of a layer as tiles, one panel per entry (C, h, w); zero is black, on one cube-root scale."""
+    """All channels of a layer (C, h, w) as tiles, one panel per entry, on one cube-root scale; zero is black.
+
+    across: tiles in a row. (Default: 32)
+    columns: panels in a row. (Default: 2)
+    """
     rows = -(-len(layers) // columns)
     norm = PowerNorm(1 / 3, 0, max(1e-9, *(maps.max().item() for maps in layers.values())))
     figure, axes = plt.subplots(rows, columns, figsize=(WIDE, rows * WIDE / columns * 0.56), squeeze=False)

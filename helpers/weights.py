@@ -1,7 +1,7 @@
-"""Weight files: where they are, whether they are whole, how to get them.
+"""Weight files: where they are, whether they are complete, and how to get them.
 
-None of them is unpickled: the bundled ones are safetensors, that of Keras is HDF5, and torchvision's is read
-with weights_only=True.
+No file can run code when it is read: the bundled ones are safetensors, Keras' is HDF5, and torchvision's is read with
+weights_only=True.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ KAGGLE = Path("/kaggle/input")
 
 @dataclass(frozen=True)
 class WeightFile:
-    """A file known by its name and its hash: sha256, or md5 (32 digits) where only that is published."""
+    """A file, known by its name and its sha256, or its md5 (32 digits) where only that is published."""
 
     name: str
     digest: str
@@ -53,7 +53,7 @@ TORCHVISION_VGG16 = WeightFile(
 
 
 def load_bundled(file: WeightFile, folder: Path = BUNDLED) -> dict[str, Tensor]:
-    """The tensors of a bundled file in float32, its hash checked.
+    """The tensors of a bundled file, in float32; its hash is checked.
 
     Raises FileNotFoundError, or ValueError for a file that is altered or cut short.
     """
@@ -64,7 +64,7 @@ def load_bundled(file: WeightFile, folder: Path = BUNDLED) -> dict[str, Tensor]:
 
 
 def check_file(file: WeightFile, path: Path) -> Path:
-    """Return the path if what lies there has the known hash, else raise ValueError."""
+    """Return the path if the file has the known hash; else raise ValueError."""
     digest = hashlib.new("md5" if len(file.digest) == 32 else "sha256")
     with open(path, "rb") as content:
         while piece := content.read(1 << 22):
@@ -76,10 +76,10 @@ def check_file(file: WeightFile, path: Path) -> Path:
 
 
 def find_or_download(file: WeightFile, path: str | Path | None = None) -> Path:
-    """The path of a large weight file, its hash checked; where find_file finds none, torch's cache gets it.
+    """The path of a large weight file; its hash is checked. If it is not found, it is downloaded to torch's cache.
 
-    path: tried instead of all other places. (Default: None)
-    Raises FileNotFoundError where it is not to be had, ValueError for a wrong hash.
+    path: the only place to look. (Default: all places of find_file)
+    Raises FileNotFoundError if it cannot be had, or ValueError for a wrong hash.
     """
     found = find_file(file) if path is None else user_path(path)
     return _download(file) if found is None else check_file(file, found)
@@ -88,8 +88,7 @@ def find_or_download(file: WeightFile, path: str | Path | None = None) -> Path:
 def find_file(file: WeightFile) -> Path | None:
     """The first place that holds the file, or None.
 
-    Places: the folder that the environment variable ZERO_OUT_WEIGHTS names, torch's cache, Keras' cache,
-    /kaggle/input.
+    Places: the folder named by the environment variable ZERO_OUT_WEIGHTS, torch's cache, Keras' cache, /kaggle/input.
     """
     return next((place for place in _places(file.name) if place.is_file()), None)
 
@@ -122,7 +121,7 @@ def _download(file: WeightFile) -> Path:
 def keras_head(path: Path) -> dict[str, Tensor]:
     """The dense layers fc1, fc2 and predictions of Keras' VGG-16 as torch weights.
 
-    Keras flattens features by height, width, channel; torch by channel first.
+    Keras flattens features in the order height, width, channel; torch puts the channel first.
     """
     import h5py
 

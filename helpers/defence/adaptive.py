@@ -1,7 +1,7 @@
 """Adaptive attacks: an attacker who knows the defence.
 
-Feature matching drives every image to the readout of one ordinary image, the donor: a targeted attack on internal
-representations (Sabour et al. 2016). Filters are met by attacking through them, one per step (Athalye et al. 2018).
+Feature matching drives each image to the readout of one ordinary image, the guide image: a targeted attack on internal
+representations (Sabour et al. 2016). To pass filters, the attack goes through them, one per step (Athalye et al. 2018).
 """
 
 from collections.abc import Callable, Sequence
@@ -25,12 +25,12 @@ def identity(images: Tensor) -> Tensor:
 
 
 def straight_through(transform: Transform) -> Transform:
-    """A transform without a gradient (JPEG, rounding), with that of the identity: BPDA (Athalye et al. 2018)."""
+    """A transform that has no gradient (JPEG, rounding), with that of the identity: BPDA (Athalye et al. 2018)."""
     return lambda x: x + (transform(x.detach()) - x).detach()
 
 
-# Every second step without a filter. 4 bits, the median and the random size are left out, to see whether the attack
-# holds behind filters that it never met.
+# Every second step has no filter. 4 bits, the median and the random size are left out, to see whether the attack holds
+# after filters that it never met.
 TRANSFORMS: tuple[Transform, ...] = (identity, blur, identity, smaller, identity, straight_through(jpeg))
 
 
@@ -45,11 +45,14 @@ def minimise_loss(
     steps: int = 200,
     step_size: float = 16 / 255,
 ) -> Tensor:
-    """Change each pixel by at most eps so that a loss falls behind every transform.
+    """Change each pixel by at most eps so that a loss falls after every transform.
 
-    base: its device is used. loss: transformed images -> (N,).
+    base: gives the device and the size of the images.
+    loss: transformed images -> (N,).
     images: (N, 3, H, W) on the 8-bit grid, not modified.
     transforms: taken in turn, one per step. (Default: none)
+    eps: largest change of a value, in units of [0, 1]. (Default: 8/255)
+    steps: gradient steps. (Default: 200)
     step_size: of the first step; it falls to zero on half a cosine. (Default: 16/255)
     Returns images on the 8-bit grid. Raises ValueError or TypeError for bad input before any work.
     """
@@ -64,11 +67,13 @@ def minimise_loss(
 def feature_matching_loss(
     base: Base, donor: Tensor, ends: Sequence[int] = ENDS, *, match_active: bool = False
 ) -> ImageLoss:
-    """Squared distance of an image's Readout to the donor's, relative to the donor's, summed over its parts.
+    """The squared distance between an image's Readout and the guide's, relative to the guide's, summed over its parts.
 
-    donor: one image (1, 3, H, W). ends: see channel_means.
-    match_active: add the share of active features, smoothed by a sigmoid, since a count has no gradient.
-    Raises ValueError for several donors.
+    donor: the guide image, (1, 3, H, W).
+    ends: see channel_means.
+    match_active: also match the share of active features, smoothed by a sigmoid, since a count has no gradient.
+        (Default: False)
+    Raises ValueError for several guide images.
     """
     check_images(donor)
     if len(donor) != 1:
@@ -77,7 +82,7 @@ def feature_matching_loss(
     def parts(x: Tensor) -> list[Tensor]:
         readout, z = channel_means(base, x, ends)
         found = [part.reshape(len(x), -1) for part in vars(readout).values() if part.numel()]
-        if match_active:  # a ReLU leaves sigmoids as they are, and pooling follows
+        if match_active:  # a ReLU leaves sigmoids unchanged, and pooling follows
             found.append(base.rest(z.sigmoid()).flatten(1).mean(1, keepdim=True))
         return found
 
@@ -92,6 +97,6 @@ def feature_matching_loss(
 
 
 def zero_out_loss(base: Base, margin: float = 1.0) -> ImageLoss:
-    """The hinge of the zero-out attack, summed over units, for any transform of the images."""
+    """The hinge of the zero-out attack, summed over the units of each image; margin: see zero_out. (Default: 1)"""
     threshold = base.flat_below()
     return lambda x: torch.relu(base.pre_activations(x) - threshold + margin).flatten(1).sum(1)

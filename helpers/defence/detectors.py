@@ -1,4 +1,4 @@
-"""Detectors: how unlike clean images an image is, thresholds, and how well they do."""
+"""Detectors: scores for how unlike clean images an image is, thresholds, and how well they work."""
 
 from collections.abc import Mapping, Sequence
 
@@ -19,20 +19,23 @@ SQUEEZERS = ("4 bits", "median 3 x 3")  # the filters of feature squeezing
 
 
 class Detectors:
-    """Eleven scores; the larger, the more suspicious.
+    """Eleven scores; a larger one is more suspicious.
 
     Energy: Liu et al. 2020. Feature norm: Park et al. 2023. Mahalanobis: Lee et al. 2018. Nearest neighbours, at
     unit length: Sun et al. 2022. Feature squeezing: Xu et al. 2018.
     """
 
     def __init__(self, clean: Readout, labels: Sequence[str], head: LogisticRegression, neighbours: int = 5) -> None:
-        """clean: readout of N clean images with their labels; head: the protected head, on features."""
+        """clean: the readout of N clean images, with N labels. head: the protected head, on features.
+
+        neighbours: how many clean images the distances look at. (Default: 5)
+        """
         self.head, self.neighbours, self.clean = head, neighbours, clean
         self.features = ClassGaussians(clean.features, labels)
         self.pre_activation = ClassGaussians(clean.pre_activation, labels)
 
     def scores(self, readouts: Mapping[str, Readout]) -> pd.DataFrame:
-        """One row per image, one column per detector; readouts: "no filter" and the two SQUEEZERS."""
+        """One row per image and one column per detector. readouts: of "no filter" and the two SQUEEZERS."""
         plain = readouts["no filter"]
         logits = as_linear(self.head)(plain.features)
         p, *squeezed = (self.head.predict_proba(readouts[n].features.numpy()) for n in ("no filter", *SQUEEZERS))
@@ -67,16 +70,17 @@ class ClassGaussians:
         self.covariance = LedoitWolf(assume_centered=True).fit(x - np.stack([self.means[name] for name in names]))
 
     def distance(self, vectors: Tensor) -> np.ndarray:
-        """Mahalanobis distance to the nearest class (N,)."""
+        """The Mahalanobis distance of each vector to the nearest class, (N,)."""
         x = vectors.double().numpy()
         return np.min([self.covariance.mahalanobis(x - mean) for mean in self.means.values()], axis=0) ** 0.5
 
 
 def max_cosine(readout: Readout, *others: Readout) -> Tensor:
-    """The largest cosine (N,) of each image's features to those of another image, at least 0.
+    """The largest cosine of each image's features to those of another image, at least 0: (N,).
 
-    What a defender with a memory compares (stateful detection, Chen et al. 2020).
-    others: readouts of more images in the memory.
+    A defender with a memory compares these (stateful detection, Chen et al. 2020).
+    readout: of the N images.
+    others: of more images in the memory.
     """
     unit = unit_length(readout.features)
     memory = torch.cat([unit, *(unit_length(other.features) for other in others)])
@@ -84,10 +88,11 @@ def max_cosine(readout: Readout, *others: Readout) -> Tensor:
 
 
 def spatial_statistics(base: Base, features: Tensor, known: Tensor) -> pd.DataFrame:
-    """Three numbers per image that read all features (N, C * H * W), not their channel means.
+    """Three numbers per image that use all features, not their channel means.
 
-    active: share of non-zero features. dispersion: norm over channels of the standard deviation over positions,
-    divided by that of the mean. knn_distance: distance to the fifth nearest of known (M, C * H * W), at unit length.
+    features: (N, C * H * W). known: of clean images, (M, C * H * W).
+    Returns the columns active (share of active features), dispersion (norm over channels of the standard deviation
+    over positions, divided by that of the mean) and knn_distance (to the fifth nearest of known, at unit length).
     """
     positions = features.unflatten(1, base.feature_shape).flatten(2)  # (N, C, H * W)
     return pd.DataFrame(
@@ -100,12 +105,12 @@ def spatial_statistics(base: Base, features: Tensor, known: Tensor) -> pd.DataFr
 
 
 def thresholds(clean: pd.DataFrame, false_positive_rate: float = 0.05) -> pd.Series:
-    """The score of each detector above which at most this share of clean calibration images lies."""
+    """For each detector, the score that at most this share of the clean calibration images exceeds."""
     return clean.quantile(1 - false_positive_rate, interpolation="higher")
 
 
 def flagged(scores: pd.DataFrame, limits: pd.Series) -> pd.DataFrame:
-    """Which images each detector flags: a table of True and False."""
+    """Which images each detector flags, as a table of True and False. limits: see thresholds."""
     return scores.gt(limits)
 
 
@@ -116,12 +121,14 @@ def joint_flags(
     clean_groups: Sequence[str],
     false_positive_rate: float = 0.05,
 ) -> np.ndarray:
-    """Which images (N,) a defender flags who runs all detectors with one threshold, cross-fitted.
+    """Which images a defender flags who runs all detectors with one threshold, cross-fitted: (N,).
 
-    The joint score of an image is its largest distance, over the detectors, from the mean of clean images, in their
-    standard deviations, on either side. At most this share of the clean images has a joint score above the threshold.
-    groups, clean_groups: one for each image, for example its background. An image is judged by clean images of other
-    groups alone; for the rate that is reached, give the clean images as scores, too.
+    The joint score of an image is its largest distance from the mean of clean images over the detectors, on either
+    side, in standard deviations. It is judged by clean images of other groups only.
+    scores, clean: one row per image, one column per detector.
+    groups, clean_groups: one per image, for example its background.
+    false_positive_rate: at most this share of the clean images lies above the threshold. (Default: 0.05)
+    To measure the rate that is reached, give the clean images as scores, too.
     """
     groups, clean_groups, flags = np.array(groups), np.array(clean_groups), np.zeros(len(scores), dtype=bool)
     for group in np.unique(groups):
@@ -135,7 +142,7 @@ def joint_flags(
 
 
 def exact_interval(hits: int, of: int) -> tuple[float, float]:
-    """The exact 95 % confidence interval of a share, `hits` of `of` (Clopper & Pearson 1934)."""
+    """The exact 95 % confidence interval of the share `hits` / `of` (Clopper & Pearson 1934)."""
     ends = binomtest(int(hits), int(of)).proportion_ci()
     return float(ends.low), float(ends.high)
 

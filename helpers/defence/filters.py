@@ -15,7 +15,7 @@ Transform = Callable[[Tensor], Tensor]
 
 
 def jpeg(images: Tensor, quality: int = 75) -> Tensor:
-    """Images after one JPEG file each, by Pillow's encoder (quality: 1 to 100)."""
+    """Images saved as JPEG by Pillow and read again. quality: 1 to 100. (Default: 75)"""
     copies = []
     for pixels in to_bytes(images).transpose(0, 2, 3, 1):
         stream = io.BytesIO()
@@ -25,31 +25,32 @@ def jpeg(images: Tensor, quality: int = 75) -> Tensor:
 
 
 def fewer_bits(images: Tensor, bits: int = 4) -> Tensor:
-    """Images with 2**bits levels per colour."""
+    """Images with 2**bits levels per colour. bits: 1 to 8. (Default: 4)"""
     levels = 2**bits - 1
     return to_grid((images * levels).round() / levels)
 
 
 def median(images: Tensor, side: int = 3) -> Tensor:
-    """Each pixel becomes the median of its side x side neighbours."""
+    """Each value becomes the median of the side x side values around it. side: in pixels. (Default: 3)"""
     padded = nn.functional.pad(images, [side // 2] * 4, mode="reflect")
     return padded.unfold(2, side, 1).unfold(3, side, 1).flatten(-2).median(-1).values
 
 
 def blur(images: Tensor, side: int = 5) -> Tensor:
-    """A Gaussian blur over side x side pixels."""
+    """A Gaussian blur over side x side pixels. (Default: 5)"""
     return vision.gaussian_blur(images, [side, side]).clamp(0, 1)
 
 
 def smaller(images: Tensor, side: int = 160) -> Tensor:
-    """The images in fewer pixels: (N, 3, side, side)."""
+    """The images at a lower resolution: (N, 3, side, side). (Default: 160)"""
     return vision.resize(images, [side, side], antialias=True).clamp(0, 1)
 
 
 def shrink_and_pad(images: Tensor, seed: int | None = None, least: float = 0.85) -> Tensor:
-    """Shrink to a random size and place it at random on grey (Xie et al. 2018).
+    """Scale the images down to a random size and place them at random on grey (Xie et al. 2018).
 
-    seed: of size and place (None: drawn anew each time). least: smallest side, as a share of the full side.
+    seed: of size and place. (Default: None, other ones each time)
+    least: smallest side, as a share of the full side. (Default: 0.85)
     """
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     full = images.shape[2]
@@ -69,7 +70,7 @@ FILTERS: dict[str, Transform] = {
 
 
 def filtered(images: Tensor, names: Sequence[str] = tuple(FILTERS)) -> Iterator[tuple[str, Tensor]]:
-    """Yield ("no filter", images), then each named filter with the images behind it."""
+    """Yield ("no filter", images), then the name of each filter with the images after it. (Default: all filters)"""
     yield "no filter", images
     for name in names:
         yield name, FILTERS[name](images)

@@ -16,9 +16,10 @@ from helpers.weights import VGG16_HARDENED, load_bundled
 
 @torch.no_grad()
 def apply_channel_affine(base: Base, state: dict[str, Tensor], name: str) -> Base:
-    """A copy of a base whose convolutions are scaled and shifted: as many layers, as fast, frozen.
+    """A copy of a base whose convolutions are scaled and shifted; it has as many layers and is as fast.
 
-    state: "scale.0", "shift.0" (channels,) for the first convolution, and so on.
+    state: "scale.0" and "shift.0", each (channels,), for the first convolution, and so on.
+    name: of the copy.
     """
     made = copy.deepcopy(base)
     made.name = name

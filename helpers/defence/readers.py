@@ -21,7 +21,7 @@ def ridge() -> Pipeline:
     """An untrained ridge classifier that first scales each value to unit variance.
 
     In 6-fold cross-validation on the training photos it was as good as shrinkage discriminants, and better than
-    `fit_head`, wherever a head reads more than the features.
+    `fit_head` wherever a head reads more than the features.
     """
     return make_pipeline(StandardScaler(), RidgeClassifier(alpha=100))
 
@@ -43,17 +43,21 @@ def top_labels(head: LogisticRegression, vectors: Tensor, top: int = 3) -> list[
 
 
 def probe(vectors: Tensor, labels: Sequence[str], folds: int = 4, head: Head | None = None) -> np.ndarray:
-    """Cross-validated predictions (N,) of a linear probe on vectors (N, C).
+    """Cross-validated predictions of a linear probe, (N,).
 
+    vectors: (N, C). labels: N names.
+    folds: of the cross-validation. (Default: 4)
     head: the kind of probe, not modified. (Default: `ridge`)
     """
     return cross_val_predict(head or ridge(), vectors.double().numpy(), list(labels), cv=folds)
 
 
 def second_look(plain: Readout, filtered: Readout, first: Head, second: Head, threshold: float) -> np.ndarray:
-    """Answers (N,) of `first`, and of `second` behind a filter where the feature norm is below a threshold.
+    """Predictions of `first`, and of `second` after a filter where the feature norm is below a threshold: (N,).
 
-    first reads the features of `plain`, second the unit-length features of `filtered`.
+    plain, filtered: readouts of the same N images without and with the filter.
+    first, second: heads for the features of `plain` and for the unit-length features of `filtered`.
+    threshold: of the feature norm.
     """
     sure = first.predict(plain.features.numpy())
     again = second.predict(READERS["unit length"](filtered).numpy())

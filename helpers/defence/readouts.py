@@ -1,4 +1,4 @@
-"""Readouts: what heads and detectors read of one forward pass, and the stored ones of notebooks 05 and 06."""
+"""Readouts: what heads and detectors read from one forward pass, and the stored ones of notebooks 05 and 06."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -21,9 +21,9 @@ FOLDER = DATA / "readouts"
 class Readout:
     """Channel means of some layers for N images, on the CPU.
 
-    intermediate: after the layers `ends` of the body, each at unit length, side by side, (N, M).
+    intermediate: after some layers of the body, each at unit length, side by side, (N, M).
     pre_activation: before the last ReLU, (N, C).
-    features: after it and what follows, (N, C).
+    features: of the last layer, (N, C).
     feature_norm: l2 norm of all features, before any mean, (N,).
     """
 
@@ -34,16 +34,18 @@ class Readout:
 
 
 def layers_of(base: Base) -> nn.Sequential:
-    """The layers of a base's body; ValueError if it is not a sequence."""
+    """The layers of a base's body. Raises ValueError if it is not a sequence."""
     if not isinstance(base.body, nn.Sequential):
         raise ValueError(f"{base.name} has no layers in sequence; give vgg16_base()")
     return base.body
 
 
 def channel_means(base: Base, images: Tensor, ends: Sequence[int] = ENDS) -> tuple[Readout, Tensor]:
-    """The Readout of images (N, 3, H, W), on the base's device and with gradients, and their pre-activations.
+    """The Readout of images, with gradients, and their pre-activations (N, C, h, w).
 
-    ends: layers of the body, counted from 1. Raises ValueError for a base without them.
+    images: (N, 3, H, W) on the base's device.
+    ends: numbers of layers of the body, from 1. (Default: pool3 and pool4 of VGG-16)
+    Raises ValueError for a base without them.
     """
     layers = layers_of(base)
     if not all(1 <= end <= len(layers) for end in ends):
@@ -61,7 +63,11 @@ def channel_means(base: Base, images: Tensor, ends: Sequence[int] = ENDS) -> tup
 @torch.no_grad()
 @full_float32()
 def extract_readouts(base: Base, images: Tensor, *, ends: Sequence[int] = ENDS, batch: int = 2) -> Readout:
-    """The Readout of images (N, 3, H, W) in [0, 1], on any device; batch: images per forward pass."""
+    """The Readout of images (N, 3, H, W) in [0, 1], on any device.
+
+    ends: see channel_means.
+    batch: images per forward pass. (Default: 2)
+    """
     check_images(images)
     pieces = [vars(channel_means(base, piece.to(base.mean.device), ends)[0]) for piece in images.split(batch)]
     return Readout(**{name: torch.cat([piece[name] for piece in pieces]).cpu() for name in pieces[0]})
@@ -78,7 +84,7 @@ def stored_readouts(name: str) -> dict[str, Readout]:
 
 
 def unit_length(vectors: Tensor) -> Tensor:
-    """Each row divided by its norm, however small; rows of zeros stay zeros."""
+    """Each row divided by its norm, even if that is tiny; rows of zeros stay zeros."""
     return nn.functional.normalize(vectors, eps=1e-30)
 
 
