@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from helpers.base import Base, check_base
-from helpers.images import check_images, is_whole, on_grid, to_grid
+from helpers.images import check_grid, is_whole, to_grid
 from helpers.optimizer import FALL, NORMS, LeastVisible, PixelAdam, half_cosine
 from helpers.result import Best, Result
 from helpers.runtime import full_float32
@@ -160,10 +160,8 @@ def check_attack(base: Base, images: Tensor, eps: float, norm: str, steps: int, 
 
     numbers: step_size, margin, weight_growth (0 or more) and momentum (0 up to, but below, 1), as far as it has them.
     """
-    check_images(images)
+    check_grid(images)
     check_base(base)
-    if not on_grid(images):
-        raise ValueError("images are not on the 8-bit grid; round them with to_grid, as a PNG file would")
     if norm not in NORMS:
         raise ValueError(f"norm is {norm!r}; give one of {', '.join(NORMS)}")
     for name, value in {"eps": eps, **numbers}.items():

@@ -1,7 +1,7 @@
 """Image files and pixels.
 
-An image is a float32 tensor (N, 3, H, W) in [0, 1]. It is on the 8-bit grid when every value
-is k/255: then a PNG file holds it without loss.
+Images are a float32 tensor (N, 3, H, W) in [0, 1]. They are on the 8-bit grid when every value is k/255, so that a PNG
+file holds them without loss.
 """
 
 import csv
@@ -24,10 +24,10 @@ DATA = Path(__file__).resolve().parents[1] / "data"
 
 
 def load_image(source: Any, size: int = 224) -> Tensor:
-    """Read one image, turn it upright, lay transparency on white, crop its central square, resize it.
+    """Read one image, turn it upright, put it on white where it is transparent, crop its central square and resize it.
 
-    source: a path, URL, file object, bytes, PIL image, array (H, W[, 1, 3 or 4]) of uint8 or of floats
-    in [0, 1], or tensor ([3,] H, W).
+    source: a path, a URL, a file object, bytes, a PIL image, an array (H, W[, 1, 3 or 4]) of uint8 or of floats in
+    [0, 1], or a tensor ([3,] H, W).
     size (int): side of the result in pixels. (Default: 224)
     Returns a tensor (1, 3, size, size) on the 8-bit grid. Raises ValueError or OSError.
     """
@@ -67,7 +67,7 @@ def load_folder(folder: str | Path) -> Tensor:
 
 
 def out_folder() -> Path:
-    """Where notebooks write: ZERO_OUT_OUT, else out/ beside helpers/, or in the working folder if that is read-only."""
+    """Where notebooks write: ZERO_OUT_OUT, else out/ next to helpers/, else out/ in the working folder."""
     given = os.environ.get("ZERO_OUT_OUT")
     root = DATA.parent if os.access(DATA.parent, os.W_OK) else Path.cwd()
     folder = user_path(given) if given else root / "out"
@@ -93,9 +93,23 @@ def check_images(images: Tensor, what: str = "images") -> None:
         raise ValueError(f"{what} has pixels from {low:.3g} to {high:.3g}; give [0, 1], before normalisation")
 
 
+def check_grid(images: Tensor, what: str = "images") -> None:
+    """check_images, and ValueError unless they are on the 8-bit grid."""
+    check_images(images, what)
+    if not on_grid(images):
+        raise ValueError(f"{what} is not on the 8-bit grid; give to_grid({what}), as a PNG file would hold it")
+
+
+def check_one(image: Tensor, what: str) -> None:
+    """check_grid, and ValueError unless it is one image."""
+    check_grid(image, what)
+    if len(image) != 1:
+        raise ValueError(f"{what} holds {len(image)} images; give one at a time, image[None] or images[:1]")
+
+
 def from_levels(levels: Tensor) -> Tensor:
-    """Whole levels 0 to 255 as pixels k/255, on every device bit for bit as a PNG file gives them back."""
-    # Not `levels / 255`: by a plain number CUDA multiplies with the rounded 1/255, one bit off for half of the levels.
+    """Whole levels 0 to 255 as pixels k/255, on every device bit for bit as a PNG file returns them."""
+    # Not `levels / 255`: CUDA multiplies by the rounded 1/255 instead, which is one bit off for half of the levels.
     return levels / levels.new_full((), 255)
 
 
@@ -136,21 +150,21 @@ def png_bytes(image: Tensor) -> bytes:
 
 
 def png_path(path: str | Path) -> Path:
-    """The path to write a PNG file to; ValueError unless it ends in .png."""
+    """The path of a PNG file to write. Raises ValueError unless it ends in .png."""
     if Path(path).suffix.lower() != ".png":
         raise ValueError(f"{path} must end in .png; lossy formats destroy the attack")
     return user_path(path)
 
 
 def write_file(path: str | Path, content: bytes) -> Path:
-    """Write under a temporary name, then rename: never half-written. Return the path.
+    """Write a file under a temporary name, then rename it, so that it is never half-written. Return the path.
 
-    A symbolic link stays one: its target is written.
+    A symbolic link is kept, and its target is written.
     """
     path = user_path(path)
     target = path.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{uuid.uuid4().hex}.part")  # no other writer has this one
+    part = target.with_name(f".{uuid.uuid4().hex}.part")  # no other writer uses this name
     try:
         part.write_bytes(content)
         part.replace(target)

@@ -1,4 +1,4 @@
-"""Many attacks, one table: settings x networks x images, resumed where it stopped from the rows of a CSV file."""
+"""Many attacks, one table: settings x networks x images. A CSV file holds the rows, and a sweep resumes from it."""
 
 import hashlib
 import inspect
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from helpers.attack import zero_out
 from helpers.base import Base, Classifier
-from helpers.images import check_images, on_grid, to_bytes
+from helpers.images import check_one, to_bytes
 from helpers.losses import LOSSES
 from helpers.networks import embed
 from helpers.runtime import progress
@@ -29,9 +29,9 @@ Network = Base | Classifier
 Source = Network | Callable[[], Network]
 Settings = dict[str, Any]
 Row = dict[str, str]
-Job = tuple[Source, Tensor, Settings, Row]  # the row: its columns KEY
+Job = tuple[Source, Tensor, Settings, Row]  # the row holds the columns KEY
 
-NO_COLUMN = ("on_step", "batch", "pixel_weight")  # what a table cannot hold, or what does not change its numbers
+NO_COLUMN = ("on_step", "batch", "pixel_weight")  # a table cannot hold them, or they do not change its numbers
 DEFAULTS = {
     name: parameter.default
     for name, parameter in inspect.signature(zero_out).parameters.items()
@@ -60,20 +60,20 @@ def sweep(
     path: str | Path | None = None,
     executor: Executor | None = None,
 ) -> pd.DataFrame:
-    """Attack every image on every network with every cell of settings: one row each, in that order.
+    """Attack each image on each network with each cell of settings: one row each, in that order.
 
-    networks: name -> base, classifier, or a module-level function that makes one (a worker process calls it once).
+    networks: name -> a base, a classifier, or a module-level function that makes one (each worker calls it once).
     images: name -> (1, 3, H, W) in [0, 1], on the 8-bit grid.
     cells: settings of zero_out; loss is a name in LOSSES, or a function with a name of its own.
-    path: a CSV file that gets each row once it is known, and whose rows are not computed again;
-        NAME.json beside it records what made them.
-    executor: any concurrent.futures.Executor, such as a process pool or Dask's (default: none, one after another).
+    path: a CSV file that gets each row when it is known; its rows are not computed again, and NAME.json records what
+        made them. (Default: no file)
+    executor: any concurrent.futures.Executor, such as a process pool or Dask's. (Default: one attack after another)
     An attack that fails is a row with its error, and the next sweep tries it again.
     Raises ValueError or TypeError for bad images or settings before any work.
     """
     path = table_path(path) if path is not None else None
     for name, image in images.items():
-        _check_image(name, image)
+        check_one(image, name)
     cells = [_check_cell({**DEFAULTS, **cell}, {image.shape for image in images.values()}) for cell in cells]
     rows = {_key(row): row for row in _stored(path)} if path else {}
     jobs = {_key(job[-1]): job for job in _jobs(networks, images, cells)}
@@ -85,23 +85,15 @@ def sweep(
     return _frame([rows[key] for key in jobs])
 
 
-def _check_image(name: str, image: Tensor) -> None:
-    check_images(image, name)
-    if len(image) != 1:
-        raise ValueError(f"{name} holds {len(image)} images; give one under each name")
-    if not on_grid(image):
-        raise ValueError(f"{name} is not on the 8-bit grid; round it with to_grid, as a PNG file would")
-
-
 def _check_cell(cell: Settings, shapes: set[torch.Size]) -> Settings:
-    """The settings with the function of their loss. Raises one clear error for those that zero_out would refuse."""
+    """The settings with their loss as a function. Raises an error for those that zero_out would refuse."""
     if unknown := [name for name in cell if name not in DEFAULTS]:
         raise ValueError(f"zero_out has no setting {unknown[0]!r}; it has {', '.join(DEFAULTS)}")
     loss = LOSSES.get(cell["loss"], cell["loss"])
     name = getattr(loss, "__name__", "<lambda>")
     if name == "<lambda>" or LOSSES.get(name, loss) is not loss:
         raise ValueError(f"loss is {loss!r}; give one of {', '.join(LOSSES)}, or a function with a name of its own")
-    inactive = Base(nn.Threshold(2.0, -1e30), nn.ReLU(), size=1)  # no image activates it: its attack ends at once
+    inactive = Base(nn.Threshold(2.0, -1e30), nn.ReLU(), size=1)  # no image activates it, so its attack ends at once
     for shape in shapes:
         zero_out(inactive, torch.zeros(shape), **{**cell, "loss": loss})
     return {**cell, "loss": loss}
@@ -118,7 +110,7 @@ def _jobs(networks: Mapping[str, Source], images: Mapping[str, Tensor], cells: S
 
 
 def text(value: object) -> str:
-    """A value as the table holds it: numbers with nine digits, functions by name, None or NaN as nothing."""
+    """A value as text in the table: numbers with nine digits, functions by name, None and NaN as empty text."""
     if value is None or value != value:
         return ""
     return f"{value:.9g}" if isinstance(value, float) else str(getattr(value, "__name__", value))
@@ -139,7 +131,7 @@ def _made(source: Source) -> tuple[Network, Base]:
 
 
 def _finished(jobs: Sequence[Job], executor: Executor | None) -> Iterator[Row]:
-    """The row of each job as soon as it is known."""
+    """The row of each job, as soon as it is known."""
     if executor is None:
         for *job, about in jobs:
             yield _row(about, partial(_measure, *job))
@@ -154,7 +146,7 @@ def _finished(jobs: Sequence[Job], executor: Executor | None) -> Iterator[Row]:
 
 
 def _row(about: Row, measure: Callable[[], Row]) -> Row:
-    """What was measured, or why it failed: the attack, or the worker."""
+    """What was measured, or why the attack or its worker failed."""
     try:
         return {**about, **measure()}
     except Exception as error:
@@ -163,7 +155,7 @@ def _row(about: Row, measure: Callable[[], Row]) -> Row:
 
 
 def _measure(source: Source, image: Tensor, settings: Settings) -> Row:
-    """Run one attack: the columns RESULTS. Raises KeyboardInterrupt if it was interrupted."""
+    """Run one attack and return the columns RESULTS. Raises KeyboardInterrupt if it was interrupted."""
     network, base = _made(source)
     start = time.perf_counter()
     result = zero_out(base, image, **settings)
@@ -199,7 +191,7 @@ def _frame(rows: Sequence[Row]) -> pd.DataFrame:
 
 
 def pick(table: pd.DataFrame, *, size: int = 224, **settings: Any) -> pd.DataFrame:
-    """The rows with these settings (of a list: any of them), and otherwise the defaults of zero_out."""
+    """The rows with these settings (or with any of a list), and with zero_out's defaults for all others."""
     keep = table["size"] == size
     for name, setting in {**DEFAULTS, **settings}.items():
         keep &= table[name].map(text).isin([text(option) for option in _options(setting)])
@@ -209,8 +201,10 @@ def pick(table: pd.DataFrame, *, size: int = 224, **settings: Any) -> pd.DataFra
 def bisect(left_at: Callable[[int], int], most: int = 16) -> tuple[int | None, dict[int, int]]:
     """The smallest budget found that leaves no feature active, and the features left at each budget tried.
 
-    left_at: a budget of 1 to `most`, in 1/255 -> features left.
-    The budget is None when features are left even at `most`, and else an upper bound: more steps may need less.
+    left_at: returns the features left at a budget of 1 to `most`, in 1/255.
+    most: the largest budget to try. (Default: 16)
+    The budget is None if features are left even at `most`. Otherwise it is an upper bound: with more steps, a smaller
+    one may do.
     """
     tried = {most: left_at(most)}
     low, high = 0, most

@@ -7,17 +7,17 @@ import numpy as np
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
-from helpers.images import check_images, on_grid, png_bytes
+from helpers.images import check_one, png_bytes
 
 SIDE = 7  # pixels
-LEAST, MOST = 10 / 255, 40 / 255  # of the weights
+LEAST, MOST = 10 / 255, 40 / 255  # the smallest and the largest weight
 
 
 def local_contrast(images: Tensor) -> Tensor:
-    """Weights of pixels for zero_out: texture hides a change that a smooth sky shows.
+    """Pixel weights for zero_out: texture hides a change that a smooth sky shows.
 
     images (Tensor): (N, 3, H, W) in [0, 1].
-    Returns (N, 1, H, W): the standard deviation of brightness in 7 x 7 pixels, plus 10/255, at most 40/255.
+    Returns (N, 1, H, W): the standard deviation of brightness over 7 x 7 pixels plus 10/255, at most 40/255.
     """
     around = pad(images.mean(1, keepdim=True), [SIDE // 2] * 4, mode="replicate")
     variance = avg_pool2d(around.square(), SIDE, 1) - avg_pool2d(around, SIDE, 1).square()
@@ -28,13 +28,13 @@ def local_contrast(images: Tensor) -> Tensor:
 class Difference:
     """How far one image is from another.
 
-    linf (int): largest change of a value, in levels of 1/255.
+    linf (int): largest change of a value, in 1/255.
     l2 (float): length of the change, in units of [0, 1].
-    psnr (float): in dB.
+    psnr (float): peak signal-to-noise ratio, in dB.
     ssim (float): structural similarity, at most 1.
-    ssimulacra2 (float): 100 equal, 90 not told apart in a flicker test, 80 not side by side, 70 not noticed without the
-        original, 50 slightly annoying, 30 obvious.
-    flip (float): mean FLIP error, 0 equal.
+    ssimulacra2 (float): 100 for equal images; at 90 the change is not seen in a flicker test, at 80 not side by side,
+        at 70 not without the original; at 50 it is slightly annoying, at 30 obvious.
+    flip (float): mean FLIP error, 0 for equal images.
 
     The last two are None without their packages (the extra "visibility").
     """
@@ -56,11 +56,7 @@ def difference(original: Tensor, attacked: Tensor) -> Difference:
     from skimage.metrics import peak_signal_noise_ratio, structural_similarity  # a second to import
 
     for what, image in (("original", original), ("attacked", attacked)):
-        check_images(image, what)
-        if len(image) != 1:
-            raise ValueError(f"{what} holds {len(image)} images; compare them one by one")
-        if not on_grid(image):
-            raise ValueError(f"{what} is not on the 8-bit grid; round it with to_grid first")
+        check_one(image, what)
     a, b = (image[0].detach().permute(1, 2, 0).cpu().double().numpy() for image in (original, attacked))
     ssim = structural_similarity(a, b, channel_axis=2, data_range=1)  # refuses other and small sizes
     with np.errstate(divide="ignore"):

@@ -426,7 +426,7 @@ def test_a_length_too_short_to_move_a_pixel_is_refused(fused: Base) -> None:
 @pytest.mark.parametrize(
     "images, error, message",
     [
-        (noise() * 0.9, ValueError, "not on the 8-bit grid; round them with to_grid"),
+        (noise() * 0.9, ValueError, "not on the 8-bit grid; give to_grid"),
         (noise()[0], ValueError, r"shape \(3, 8, 8\)"),
         (noise() * 255, ValueError, "before normalisation"),
         (levels(noise()).byte(), TypeError, "uint8; give float32"),

@@ -39,8 +39,8 @@ def test_difference_of_one_pixel_and_of_none() -> None:
 @pytest.mark.parametrize(
     "attacked, message",
     [
-        (noise() * 0.999, "attacked is not on the 8-bit grid; round it"),
-        (noise(2), "attacked holds 2 images; compare them one by one"),
+        (noise() * 0.999, "attacked is not on the 8-bit grid; give to_grid"),
+        (noise(2), "attacked holds 2 images; give one at a time"),
         (noise(size=16), "must have the same dimensions"),
     ],
 )
