@@ -2,8 +2,8 @@
 
     python -m experiments bench [--eps 16 8 4] [--every N] [--speed]
 
-The settings of the attack were chosen on photos of the train split; this runs on the bundled images and on photos of
-the test split. Each attack is judged on its PNG file, which stays in out/bench/.
+The settings of the attack were chosen on photos of the train split. These are the bundled images and photos of the test
+split. Each attack is judged on its PNG file, which stays in out/bench/.
 """
 
 import argparse
@@ -29,7 +29,7 @@ STEPS = {16: [150], 12: [150], 8: [150, 400], 6: [150], 4: [150], 2: [150]}
 
 
 def pictures() -> dict[str, Tensor]:
-    """The bundled images, then every second photo of the test split, which notebook 05 shows too: (1, 3, 224, 224)."""
+    """The bundled images, then every second photo of the test split, as in notebook 05; each is (1, 3, 224, 224)."""
     images, labels = photos("test")
     single = {path.stem: load_image(path).to(device()) for path in sorted((DATA / "images").glob("*.png"))}
     return single | {f"{labels[i]}-{i}": images[i : i + 1] for i in range(1, len(images), 2)}
@@ -50,7 +50,7 @@ def measure(base: Base, classifier: Classifier, image: Tensor, cell: Row, folder
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Per budget: how many images were zeroed, and what is left in the others; the README shows it."""
+    """Per budget: how many images are zeroed, and what is left in the others."""
     rows = []
     for (eps, most), group in sorted(table.groupby(["eps", "at most"]), key=lambda item: (-item[0][0], item[0][1])):
         zero, rest = group[group.left == 0], group[group.left > 0].left
@@ -71,7 +71,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def bare_step(base: Base, image: Tensor) -> None:
-    """Forward pass and input gradient of the same network, and nothing else."""
+    """A forward pass and the gradient of the image, without the rest of the attack."""
     x = image.to(memory_format=torch.channels_last).requires_grad_()
     torch.autograd.grad(hinge(base.pre_activations(x), 1.0).sum(), x)
 
@@ -83,19 +83,19 @@ def seconds(run: Callable[[], object]) -> float:
 
 
 def overhead(base: Base, image: Tensor, rounds: int = 7, steps: int = 10) -> float:
-    """Median ratio of the attack's steps to bare ones, the two taken in turn."""
+    """The median time of the attack's steps relative to bare steps; the two are taken in turn."""
     ratios = []
     for _ in range(rounds):
         attack = seconds(lambda: zero_out(base, image, eps=1 / 255, steps=steps))
-        extra = seconds(lambda: zero_out(base, image, eps=1 / 255, steps=0))  # two forward passes that are no step
+        extra = seconds(lambda: zero_out(base, image, eps=1 / 255, steps=0))  # two forward passes outside the steps
         bare = seconds(lambda: [bare_step(base, image) for _ in range(steps)])
         ratios.append((attack - extra) / bare)
     return statistics.median(ratios)
 
 
 def batching(base: Base, images: Tensor, rounds: int = 3) -> float:
-    """Median ratio of one attack on a batch to attacks one by one, the two taken in turn."""
-    settings = {"eps": 1 / 255, "steps": 5}  # too few of either to zero an image
+    """The median time of an attack on a batch relative to attacks one by one; the two are taken in turn."""
+    settings = {"eps": 1 / 255, "steps": 5}  # too little to zero an image
     ratios = []
     for _ in range(rounds):
         together = seconds(lambda: zero_out(base, images, **settings))
@@ -105,7 +105,7 @@ def batching(base: Base, images: Tensor, rounds: int = 3) -> float:
 
 
 def memory(base: Base, images: Tensor) -> float:
-    """Peak of resident memory after an attack, relative to that after bare steps (CPU, not on Windows)."""
+    """The peak of resident memory after an attack relative to that after bare steps (on the CPU, not on Windows)."""
     import resource
 
     for _ in range(2):

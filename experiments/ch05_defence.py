@@ -1,10 +1,10 @@
 """Zeroed photos of notebook 05, data/defences/zero and zero_calibration: about a minute per photo on two cores.
 
-    python -m experiments ch05                # goes on where it was stopped
-    python -m experiments readouts zeroed     # then, what the network gives for them
+    python -m experiments ch05                # continues where it was stopped
+    python -m experiments readouts zeroed     # then the readouts of these photos
 
-Every second photo of the test split is attacked; every fourth of the others, which calibrate detectors, helps the
-defender to choose a filter. Images are lossless WebP: a fifth smaller than PNG, the same pixels.
+Every second photo of the test split is attacked. The others calibrate detectors; every fourth of them is attacked too,
+which helps the defender to choose a filter. Images are lossless WebP: the same pixels, a fifth smaller than PNG.
 """
 
 import io
@@ -21,7 +21,7 @@ FOLDER = DATA / "defences"
 
 
 def attack_photos(folder: Path, images: Tensor, attack: Callable[[int, Tensor], Tensor]) -> Tensor:
-    """Attack images one by one into a folder, except those that are there. Returns all.
+    """Attack images one by one and save them in a folder; those that are there already are kept. Returns all.
 
     attack: number and image (1, 3, H, W) -> attacked image.
     """

@@ -1,6 +1,6 @@
-"""Attacks of notebook 06 that know the defence, data/defences/: some hours on two cores.
+"""Attacks of notebook 06 that know the defence: data/defences/. Takes some hours on two cores.
 
-    python -m experiments ch06_bypass    # goes on where it was stopped
+    python -m experiments ch06_bypass    # continues where it was stopped
 
 The loss was tried on photos of the training split. Run `ch05` before and `readouts` after it.
 """
@@ -25,9 +25,9 @@ from helpers.heads import fit_head
 from helpers.images import DATA, load_folder, load_image, load_photos, out_folder
 from helpers.networks import embed
 
-# Of the images in data/images/ the only one that each reader of notebook 05 names rightly and whose feature norm and
-# distance to the training photos are ordinary.
-DONOR, OTHER, KNOWN = "albatross", "coffee", 119  # and two more donors: another image, and a training photo
+# The guide image. Of those in data/images/ it is the only one that each head of notebook 05 classifies correctly and
+# whose feature norm and distance to the training photos are ordinary.
+DONOR, OTHER, KNOWN = "albatross", "coffee", 119  # two more guides: another image, a training photo
 STEPS, ZERO_STEPS, PLAIN_STEPS = 120, 200, 75  # through filters: feature matching, zero-out; without: feature matching
 MOVES: dict[str, Callable[[Tensor], Tensor]] = {
     "moved by 1 pixel": lambda x: x.roll(1, 3),
@@ -37,7 +37,7 @@ MOVES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class Defender:
-    """The training photos, and the head and detectors that are to be met."""
+    """The training photos, and the head and detectors that the attacks must pass."""
 
     def __init__(self) -> None:
         readout = stored_readouts("train")["no filter"]
@@ -58,7 +58,7 @@ def through_filters(loss: Callable[[Tensor], Tensor], steps: int, _: int, image:
 
 
 def sanity(defender: Defender, images: Tensor, cell: Row) -> pd.DataFrame:
-    """How near the donor feature matching comes with a budget and a number of steps: one row per photo."""
+    """How close to the guide image a budget and a number of steps come: one row per photo."""
     loss = feature_matching_loss(vgg16(), picture(DONOR))
     moved = minimise_loss(vgg16(), loss, images, eps=cell["eps"] / 255, steps=cell["steps"])
     with torch.no_grad():
@@ -69,7 +69,7 @@ def sanity(defender: Defender, images: Tensor, cell: Row) -> pd.DataFrame:
 def donors(defender: Defender, images: Tensor, cell: Row) -> pd.DataFrame:
     """Feature matching without filters: one row per filter and photo.
 
-    max_cosine: to a training photo; target: what the head says to the donor.
+    max_cosine: the largest one to a training photo. target: the prediction for the guide image.
     """
     known = defender.train[KNOWN : KNOWN + 1]
     donor = known if cell["donor"] == "training photo" else picture(cell["donor"])
@@ -87,11 +87,11 @@ def donors(defender: Defender, images: Tensor, cell: Row) -> pd.DataFrame:
 def matched(
     defender: Defender, images: Tensor, name: str, places: Tensor | None, match_active: bool, _: Row
 ) -> pd.DataFrame:
-    """Each photo matched through filters to its donor: one row per photo, with answers, scores and max_cosine.
+    """Each photo matched through filters to its guide image: one row per photo, with answers, scores and max_cosine.
 
-    name: of the folder in out/ where the images wait, so that a stopped run goes on.
-    places: of its donor among the photos (None: all to DONOR). match_active: match the share of active features, too,
-    and add spatial_statistics.
+    name: of the folder in out/ that holds the images, so that a stopped run continues.
+    places: of the guide images among the photos; None matches all photos to DONOR.
+    match_active: also match the share of active features, and add spatial_statistics.
     """
     given = picture(DONOR).expand_as(images) if places is None else images[places]
 
@@ -111,10 +111,11 @@ def matched(
 
 
 def spatial(defender: Defender, groups: dict[str, tuple[Tensor, list[str]]], _: Row) -> pd.DataFrame:
-    """What all 25,088 features tell of clean and matched photos: one row per photo.
+    """What all 25,088 features reveal about clean and matched photos: one row per photo.
 
-    linear, ridge: heads trained on the training photos; probe: cross-validated within the group; raw_distance: mean
-    to the five nearest training photos.
+    linear, ridge: predictions of heads that were trained on the training photos.
+    probe: predictions that are cross-validated within the group.
+    raw_distance: the mean distance to the five nearest training photos.
     """
     known, tables = embed(vgg16(), defender.train), []
     linear, other = fit_head(known, defender.labels), ridge().fit(known.double().numpy(), defender.labels)
@@ -128,13 +129,13 @@ def spatial(defender: Defender, groups: dict[str, tuple[Tensor, list[str]]], _: 
 
 
 def sizes(defender: Defender, images: Tensor, cell: Row) -> pd.DataFrame:
-    """What the head says to matched photos in a random size at a random place."""
+    """Predictions for matched photos of a random size at a random place."""
     answers = defender.answers(shrink_and_pad(images, seed=cell["seed"]))
     return pd.DataFrame({"photo": range(len(images)), "answer": answers})
 
 
 def nonzero(groups: dict[str, Tensor], cell: Row) -> pd.DataFrame:
-    """Non-zero features behind each filter and after each move: one row per transform and photo."""
+    """Active features after each filter and each move: one row per transform and photo."""
     images = groups[cell["attack"]]
     views = dict(filtered(images)) | {name: move(images) for name, move in MOVES.items()}
     counts = pd.DataFrame({name: vgg16().verdict(x)[0].tolist() for name, x in views.items()})

@@ -1,10 +1,10 @@
-"""The hardened base of notebook 06 and attacks on it: some hours on two cores.
+"""The hardened base of notebook 06, and attacks on it. Takes some hours on two cores.
 
-    python -m experiments ch06_hardening    # goes on where it was stopped, photo by photo
+    python -m experiments ch06_hardening    # continues where it was stopped, photo by photo
 
-Adversarial fine-tuning of a scale and a shift per channel (8,448 numbers; Frankle et al. 2021). It uses no labels: an
-attacked photo shall give what the clean one gave in the original base (Schlarmann et al. 2024). Each photo keeps its
-perturbation from visit to visit, so that one backward pass serves attack and training (Shafahi et al. 2019).
+Adversarial fine-tuning of a scale and a shift per channel (8,448 numbers; Frankle et al. 2021). It uses no labels: the
+features of an attacked photo are to equal those of the clean photo in the original base (Schlarmann et al. 2024). Each
+photo keeps its perturbation between visits, so one backward pass serves attack and training (Shafahi et al. 2019).
 Writes data/weights/vgg16_hardened.safetensors, and the tables hardened.csv and hardened_eps.csv of data/defences/.
 """
 
@@ -69,7 +69,7 @@ def random_start(like: Tensor, eps: float, generator: torch.Generator) -> Tensor
 
 
 def optimizer_of(base: Base, images: Tensor, state: State, lr: float) -> torch.optim.Adam:
-    """Adam with a learning rate for each tensor: shifts move in units of the mean output of their convolution."""
+    """Adam with a learning rate per tensor: shifts are in units of the mean output of their convolution."""
     with torch.no_grad():
         units = [y.abs().mean().item() for y in convolved(base, images, state)]
     groups = [
@@ -91,10 +91,16 @@ def harden(
     lr: float = 0.01,
     seed: int = 0,
 ) -> State:
-    """Train scales and shifts for apply_channel_affine on images (N, 3, H, W) and their crops of `side` pixels.
+    """Train scales and shifts for apply_channel_affine.
 
-    In each batch one half of the perturbations increases the distance, the other decreases the zero-out loss.
-    step_size: of the perturbations. lr: of Adam, falling on half a cosine.
+    In each batch, half of the perturbations decrease the zero-out loss, and the others increase the distance.
+    images: (N, 3, H, W) in [0, 1].
+    eps: budget of the perturbations, in units of [0, 1]. (Default: 8/255)
+    epochs, batch: passes over the images (Default: 30), and images per step (Default: 6).
+    side: of the random crops, in pixels. (Default: 160)
+    step_size: of the perturbations. (Default: 2/255)
+    lr: learning rate of Adam; it falls on half a cosine. (Default: 0.01)
+    seed: of crops, order and perturbations. (Default: 0)
     """
     images, generator = images.to(base.mean.device), torch.Generator().manual_seed(seed)
     state = unchanged(base)
@@ -119,7 +125,7 @@ def harden(
 
 
 def backward(base: Base, state: State, clean: Tensor, x: Tensor) -> tuple[Tensor, float]:
-    """Set the gradients of the state; return the direction in which attacked images x move, and the mean distance."""
+    """Set the gradients of the state. Returns the direction in which the images x move, and the mean distance."""
     x = x.detach().requires_grad_()
     *_, z = convolved(base, x, state)
     loss, half = distance(z, base.pre_activations(clean)).mean(), len(x) // 2
@@ -132,7 +138,7 @@ def backward(base: Base, state: State, clean: Tensor, x: Tensor) -> tuple[Tensor
 
 
 def hardened(base: Base, images: Tensor) -> Base:
-    """The hardened base, trained where its file is missing."""
+    """The hardened base; it is trained if its file is missing."""
     path = BUNDLED / VGG16_HARDENED.name
     if not path.exists():
         write_file(path, save(harden(base, images)))
@@ -164,7 +170,7 @@ class Measure:
         return minimise_loss(base, feature_matching_loss(base, picture(DONOR)), image, steps=STEPS)
 
     def row(self, cell: Row) -> list[Row]:
-        """Non-zero features, feature norm relative to the clean photo's, and the answers of four heads."""
+        """Active features, feature norm relative to the clean photo's, and the predictions of four heads."""
         name, i = cell["base"], cell["photo"]
         base, after = self.bases[name], self.attacked(name, cell["attack"], i)
         clean, now = (extract_readouts(base, images) for images in (self.photos[i : i + 1], after))
@@ -174,7 +180,7 @@ class Measure:
 
 
 def budgets(base: Base, images: Tensor, cell: Row) -> list[Row]:
-    """Non-zero features of the hardened base after zero-out with a budget: one row per photo."""
+    """Active features of the hardened base after zero-out with a budget: one row per photo."""
     result = completed(zero_out(base, images, eps=cell["eps"] / 255, steps=150 if cell["eps"] else 0))
     return [{"photo": i, "nonzero": n} for i, n in enumerate(result.nonzero)]
 

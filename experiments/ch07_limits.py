@@ -42,7 +42,7 @@ CELLS: dict[str, list[Row]] = {
 
 
 def universal_row(cell: Row) -> list[Row]:
-    """What a pattern does to 42 photos of the test split, and to those that it was made on."""
+    """The effect of a pattern on 42 photos of the test split and on the photos that it was made from."""
     pattern, (images, labels) = pattern_of(cell), evenly("test", 42)
     features = embed(vgg16(), add(images, pattern))
     left, said = count_nonzero(features), pd.Series(answers(six_classes(), add(images, pattern)))
@@ -66,7 +66,7 @@ def universal_row(cell: Row) -> list[Row]:
 
 
 def pattern_of(cell: Row) -> Tensor:
-    """The pattern of a row (1, 3, 224, 224), from its file where there is one: a PNG holds the pattern + 128."""
+    """The pattern of a row (1, 3, 224, 224), read from its file if there is one: a PNG holds the pattern + 128."""
     if cell["kind"] != "pattern":
         return speckle((1, 3, 224, 224), cell["eps"])
     # Notebook 07 shows the one of 126 photos, so it is stored.
@@ -78,7 +78,7 @@ def pattern_of(cell: Row) -> Tensor:
 
 
 def l2_row(cell: Row) -> list[Row]:
-    """One attack on one photo; eps of linf in grey levels."""
+    """One attack on one photo. eps: of linf in 1/255, of l2 in units of [0, 1]."""
     (images, labels), i = photos("test"), cell["photo"]
     image, label = images[i : i + 1], labels[i]
     if cell["norm"] == "linf":
@@ -99,8 +99,8 @@ def units(image: Tensor) -> Tensor:
 
 
 def last_image(image: Tensor, eps: float, steps: int, asked: Tensor) -> Tensor:
-    """The image after so many steps against some units; asked: 1 for those, (14, 14) or (512, 14, 14)."""
-    seen: list[Tensor] = []  # the result is the image with the fewest features of all units, not the last one
+    """The image after `steps` steps against some units. asked: 1 for these, (14, 14) or (512, 14, 14)."""
+    seen: list[Tensor] = []  # zero_out returns the image with the fewest features, not the last one
 
     def loss(z: Tensor, margin: float) -> Tensor:
         return hinge(z, margin) * asked
@@ -110,7 +110,7 @@ def last_image(image: Tensor, eps: float, steps: int, asked: Tensor) -> Tensor:
 
 
 def resist_row(cell: Row, steps: int = RESIST_STEPS) -> list[Row]:
-    """Which units stay active when all, those at the border or those inside were asked for, and the strongest alone."""
+    """Which units stay active if all, border or inside ones are optimised, and the strongest one optimised alone."""
     (images, labels), i, eps = photos("test"), cell["photo"], cell["eps"] / 255
     image = images[i : i + 1]
     border = torch.ones(14, 14, device=image.device)  # the 52 outermost of the 14 x 14 positions

@@ -41,7 +41,7 @@ def two_threads(base: Base, images: Tensor) -> Tensor:
 
 
 def bfloat16(base: Base, images: Tensor) -> Tensor:
-    """What hardware with bfloat16 computes: weights, inputs and outputs of a layer rounded, sums in float32."""
+    """Pre-activations as bfloat16 hardware computes them: weights, inputs and outputs are rounded, sums are float32."""
     body, outputs = copy.deepcopy(base.body).bfloat16().float(), []
     for image in images.split(1):
         x = (image - base.mean) / base.std
@@ -72,13 +72,13 @@ CONDITIONS: dict[str, Callable[[Base, Tensor], Tensor]] = {
 @functools.cache
 @torch.no_grad()
 def plain() -> Tensor:
-    """Pre-activations in float32, one photo at a time: what all else is compared with."""
+    """Pre-activations in float32, one photo at a time; the other conditions are compared with them."""
     return in_pieces(vgg16(), zeroed()[::3])
 
 
 @torch.no_grad()
 def robust_rows(cell: Row) -> pd.DataFrame:
-    """Features left of every third zeroed photo; difference: the largest one of a pre-activation from float32's."""
+    """Features left in every third zeroed photo. difference: the largest one between a pre-activation and float32's."""
     z = CONDITIONS[cell["condition"]](vgg16(), zeroed()[::3])
     before = plain()[: len(z)]
     table = pd.DataFrame({"photo": range(0, 3 * len(z), 3), "left": count_nonzero(vgg16().rest(z)).tolist()})
@@ -91,7 +91,7 @@ def robust_rows(cell: Row) -> pd.DataFrame:
 
 
 def transfer_rows(cell: Row) -> pd.DataFrame:
-    """What another network makes of a photo: clean, with noise of the same size, and zeroed."""
+    """Features and predictions of another network for a photo: clean, with noise of the same size, and zeroed."""
     places, attacked = zeroed_on(cell["made on"])
     clean, classifier = photos("test")[0][places], None
     if cell["given to"] != "vgg16 until pool4":
@@ -111,7 +111,7 @@ def transfer_rows(cell: Row) -> pd.DataFrame:
 
 @functools.cache
 def zeroed_on(network: str) -> tuple[list[int], Tensor]:
-    """Ten places among the test photos, and these photos zeroed on a network."""
+    """The places of ten test photos, and these photos, zeroed on a network."""
     zero = [i for i, n in enumerate(vgg16().verdict(zeroed())[0].tolist()) if n == 0]
     chosen = [zero[i * len(zero) // 10] for i in range(10)]
     places = [2 * i + 1 for i in chosen]
@@ -131,11 +131,11 @@ ENDINGS = {  # what the features end in
     "convnext_atto": "sum, no activation",
     "vit_tiny_patch16_224": "LayerNorm",
 }
-ACTIVE = 0.1  # share of features that a lowered last bias leaves active in the clean photo, as in a trained network
+ACTIVE = 0.1  # share of features that stay active in the clean photo with a lowered bias, as in a trained network
 
 
 class Lowered(nn.Module):
-    """A body whose last bias is lower by so much."""
+    """A body whose last bias is lower by `by`."""
 
     def __init__(self, body: nn.Module, by: float) -> None:
         super().__init__()
@@ -146,10 +146,10 @@ class Lowered(nn.Module):
 
 
 def network(name: str, weights: str, image: Tensor) -> Base:
-    """The network of a row; a random one starts with biases of 0, and half of its features are active."""
+    """The network of a row. A random one has biases of 0, and half of its features are active."""
     if weights == "bundled":
         return lite0().base
-    # Else timm starts the last block of each ResNet at zero, which no trained one is.
+    # By default timm starts the last layer of each block of a ResNet at zero, which no trained one is.
     base = from_timm(name, **({"zero_init_last": False} if "resnet" in name else {})).base.to(image.device)
     if weights == "random, last bias lowered":
         with torch.no_grad():
@@ -159,7 +159,7 @@ def network(name: str, weights: str, image: Tensor) -> Base:
 
 
 def network_row(cell: Row, steps: int = 40) -> list[Row]:
-    """One photo on one network: the hinge where features can be zero, else the squared outputs."""
+    """One photo on one network, with the hinge if features can be zero, else with the squared features."""
     image = photos("test")[0][1:2]
     base = network(cell["network"], cell["weights"], image)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What several experiments share: networks and photos on the device, and attacks that were made before."""
+"""Shared by several experiments: networks and photos on the device, and attacks that were run before."""
 
 import functools
 import json
@@ -48,20 +48,20 @@ def photos(split: str) -> tuple[Tensor, list[str]]:
 
 
 def answers(classifier: Classifier, images: Tensor, batch: int = 8) -> list[str]:
-    """The class that each image is given."""
+    """The predicted class of each image. batch: images per forward pass. (Default: 8)"""
     scores = torch.cat([classifier.probabilities(piece) for piece in images.split(batch)])
     return [classifier.labels[i] for i in scores.argmax(1).tolist()]
 
 
 def evenly(split: str, count: int) -> tuple[Tensor, list[str]]:
-    """That many photos of a split at even distances, and their labels."""
+    """`count` photos of a split, evenly spaced, and their labels."""
     images, labels = photos(split)
     places = [i * len(images) // count for i in range(count)]
     return images[places], [labels[i] for i in places]
 
 
 def speckle(shape: tuple[int, ...], levels: int) -> Tensor:
-    """Random noise: every value is plus or minus so many grey levels."""
+    """Random noise: each value is plus or minus `levels` / 255."""
     sign = torch.randint(0, 2, shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
     return (sign * levels / 255).to(device())
 
@@ -69,10 +69,13 @@ def speckle(shape: tuple[int, ...], levels: int) -> Tensor:
 def attacked(
     base: Base, name: str, image: Tensor, *, eps: int | None, steps: int, folder: Path = OUT
 ) -> tuple[Tensor, int, float]:
-    """zero_out with its defaults on one image (1, 3, H, W), or what an earlier call on this machine has saved.
+    """zero_out with its defaults on one image (1, 3, H, W), or the result that an earlier call on this machine saved.
 
-    name: of the image. eps: budget in 1/255, None for the least visible change. steps: at most.
-    Returns the image of the PNG file, the steps taken and the seconds that it took.
+    name: of the image.
+    eps: budget in 1/255; None for the least visible change.
+    steps: at most.
+    folder: where PNG files wait. (Default: out/bench/)
+    Returns the image of the PNG file, the steps taken and the seconds.
     """
     about = {"picture": name, "eps": eps, "weights": base.sha256, **machine(device())}
     path = _earlier(folder, about, steps)
@@ -87,11 +90,11 @@ def attacked(
 
 
 def _earlier(folder: Path, about: dict[str, object], steps: int) -> Path | None:
-    """The PNG file of an attack with the same limit, or of one that was done early enough to be the same."""
+    """The PNG file of an attack with the same limit, or of one that ended early enough to be the same."""
     for record in sorted(folder.glob(f"{about['picture']}-{about['eps']}-*.json")):
         known = json.loads(record.read_text(encoding="utf-8"))
         done_early = known["steps"] < known["at most"] and known["steps"] <= steps
-        same = about | {"threads": known.get("threads")}  # their number changes the time, not the verdict
+        same = about | {"threads": known.get("threads")}  # their number changes the time only
         if same.items() <= known.items() and (known["at most"] == steps or done_early):
             return record.with_suffix(".png")
     return None

@@ -1,13 +1,13 @@
-"""zero_out beside six published recipes, data/bench/peers.csv and peers_steps.csv. Hours on two cores.
+"""zero_out and six published recipes: data/bench/peers.csv and peers_steps.csv. Takes hours on two cores.
 
     python -m experiments peers [--recipes NAME ...] [--photos N] [--steps N]
 
 The recipes of libraries need pip install ".[peers]". peers_bfloat16*.csv hold the rows of version 1, which searched in
 bfloat16.
 
-Same base, photos of the test split and budget, one image at a time. Each recipe keeps its published loss, start and
-kind of step; step sizes that were given for another budget are scaled. Features are counted on what a recipe passes
-through the network, seconds are those until the count is first zero, and the verdict is on the reloaded PNG file.
+All have the same base, photos of the test split and budget, one image at a time. Each recipe keeps its published loss,
+start and kind of step; step sizes that were published for another budget are scaled. Features are counted on the images
+that a recipe passes through the network, seconds count until none is left, and the verdict is on the reloaded PNG file.
 """
 
 import argparse
@@ -29,7 +29,7 @@ EPS = 8 / 255
 
 
 class Counted(nn.Module):
-    """The features of a base (N, 25,088); notes active features and time on each pass that asks for a gradient."""
+    """The features of a base (N, 25,088). It notes active features and time on each pass that needs a gradient."""
 
     def __init__(self, base: Base) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ Recipe = Callable[[Counted, Tensor, int], Tensor]
 
 
 def signed(loss: Callable[[Tensor], Tensor], first: float, last: float, random_start: bool = False) -> Recipe:
-    """Steps along the sign of the gradient; their size goes linearly from first to last, in shares of the budget."""
+    """Steps along the sign of the gradient. Their size falls linearly from first to last, in shares of the budget."""
 
     def run(counted: Counted, image: Tensor, steps: int) -> Tensor:
         x = image + (torch.rand_like(image) * 2 - 1) * EPS if random_start else image.clone()
@@ -67,14 +67,14 @@ def signed(loss: Callable[[Tensor], Tensor], first: float, last: float, random_s
 
 
 def feature_disruption(features: Tensor) -> Tensor:
-    """FDA's loss on one layer: what lies above a position's mean over channels goes down, what lies below goes up."""
+    """FDA's loss on one layer: features above their position's mean over channels go down, those below go up."""
     maps = features.view(1, 512, 7, 7)
     above = maps > maps.mean(1, keepdim=True)
     return torch.log((maps * above).norm() + 1e-6) - torch.log((maps * ~above).norm() + 1e-6)
 
 
 def adadelta(counted: Counted, image: Tensor, steps: int) -> Tensor:
-    """Wang et al. 2018: from noise, Adadelta on the norm of the features; a tanh keeps the box, here the budget."""
+    """Wang et al. 2018: Adadelta on the norm of the features, from noise; a tanh keeps the budget."""
     low, high = (image - EPS).clamp(min=0), (image + EPS).clamp(max=1)
     inside = torch.atanh(torch.rand_like(image) * 1.9 - 0.95).requires_grad_()
     optimizer = torch.optim.Adadelta([inside], lr=1.0)
@@ -87,7 +87,7 @@ def adadelta(counted: Counted, image: Tensor, steps: int) -> Tensor:
 
 
 def art(counted: Counted, image: Tensor, steps: int) -> Tensor:
-    """ART's FeatureAdversaries. Its target must be an image: one that was zeroed before."""
+    """ART's FeatureAdversaries. Its target must be an image, so it gets one that was zeroed before."""
     from art.attacks.evasion import FeatureAdversariesPyTorch
     from art.estimators.classification import PyTorchClassifier
 
@@ -105,7 +105,7 @@ def art(counted: Counted, image: Tensor, steps: int) -> Tensor:
 
 
 def pgd(counted: Counted, image: Tensor, steps: int) -> Tensor:
-    """torchattacks' PGD, which climbs a cross-entropy: two logits, of which the first is the norm of the features."""
+    """torchattacks' PGD, which increases a cross-entropy: the first of two logits is the norm of the features."""
     import torchattacks
 
     with torch.no_grad():
@@ -126,7 +126,7 @@ def pgd(counted: Counted, image: Tensor, steps: int) -> Tensor:
 
 
 def ours(counted: Counted, image: Tensor, steps: int) -> Tensor:
-    """zero_out with its defaults: it counts on quantised images and stops when an image is done."""
+    """zero_out with its defaults. It counts on quantised images and stops when an image is done."""
 
     def note(_: int, __: Tensor, left: Tensor) -> None:
         counted.note(int(left[0]))
@@ -146,7 +146,7 @@ RECIPES: dict[str, Recipe] = {
 
 
 def measure(base: Base, image: Tensor, cell: Row, steps: int) -> tuple[Row, list[Row]]:
-    """One recipe on one photo: its row, and the features left after every fifth step and the last."""
+    """One recipe on one photo: its row, and the features left after every fifth step and the last one."""
     torch.manual_seed(0)
     counted = Counted(base)
     x = RECIPES[cell["recipe"]](counted, image, steps)

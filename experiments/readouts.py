@@ -1,6 +1,6 @@
-"""Readouts of photos before and after attacks, for notebooks 05 and 06: data/readouts/, some minutes.
+"""Readouts of photos before and after attacks, for notebooks 05 and 06: data/readouts/. Takes some minutes.
 
-    python -m experiments readouts            # makes those that are missing or whose images have changed
+    python -m experiments readouts            # makes those that are missing, or whose images have changed
     python -m experiments readouts zeroed     # only this set
 
 Means are stored in half precision, feature norms in float32, so that exact zeros stay exact.
@@ -25,12 +25,12 @@ from helpers.networks import vgg16_base
 from helpers.runtime import pick_device
 
 QUALITIES = (100, 90, 75, 50, 30, 15)  # of the JPEG copies of one photo
-SHOWN = 12  # that photo
+SHOWN = 12  # the number of that photo
 ALL = tuple(FILTERS)
 
 
 def test_split() -> tuple[Tensor, Tensor]:
-    """Calibration photos and test photos: every second one of the test split."""
+    """The photos for calibration and those for tests, each every second one of the test split."""
     photos, _ = load_photos("test")
     return photos[::2], photos[1::2]
 
@@ -51,7 +51,7 @@ def noisy() -> Tensor:
 
 
 class Images(NamedTuple):
-    """What a file of readouts is made of."""
+    """What a file of readouts is made from: images, filters and a base."""
 
     load: Callable[[], Tensor]
     filters: Sequence[str] = ()
@@ -82,7 +82,7 @@ def key_of(images: Tensor, base: Base, filters: Sequence[str]) -> str:
 
 
 def stored_key(name: str) -> str:
-    """The hash that a stored file carries, or "" where there is none."""
+    """The hash in a stored file, or "" if there is no file."""
     path = FOLDER / f"{name}.safetensors"
     if not path.exists():
         return ""

@@ -1,4 +1,4 @@
-"""The one writer of stored tables: it resumes where it stopped and records what made the rows."""
+"""The writer of all stored tables: it resumes where it stopped and records what made the rows."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ Rows = pd.DataFrame | Sequence[Row]
 def fill(path: str | Path, cells: Iterable[Row], make: Callable[[Row], Rows]) -> list[dict[str, str]]:
     """Make the rows of each cell that the table lacks, and write the table after each cell.
 
-    path: a CSV file; NAME.json beside it records what made the rows.
+    path: a CSV file; NAME.json next to it records what made the rows.
     cells: dicts that identify rows; their values are the first columns.
     make: cell -> its rows, all with the same further columns.
     Returns all rows of the table, as text. Raises ValueError for a table that was made in another precision.
@@ -37,12 +37,12 @@ def fill(path: str | Path, cells: Iterable[Row], make: Callable[[Row], Rows]) ->
 
 
 def completed(result: Result) -> Result:
-    """The result of zero_out; raise KeyboardInterrupt if the attack was interrupted, so that nothing stores it."""
+    """The result of zero_out. Raises KeyboardInterrupt if the attack was interrupted, so that it is not stored."""
     if result.interrupted:
         raise KeyboardInterrupt
     return result
 
 
 def text(value: object) -> str:
-    """A value as a table holds it: floats with six digits, None and NaN as an empty place."""
+    """A value as text in a table: floats with six digits, None and NaN as empty text."""
     return "" if pd.isna(value) else f"{value:.6g}" if isinstance(value, float) else str(value)

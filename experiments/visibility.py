@@ -2,9 +2,9 @@
 
     python -m experiments visibility [--pictures N]
 
-data/bench/visibility.csv: each image judged on its PNG file; visibility_filters.csv: which filters restore the answer;
-data/blind/: the bundled images with the least visible change, and their certificates. The measures need
-pip install ".[visibility]". About three minutes a picture on one core.
+data/bench/visibility.csv: each image, judged on its PNG file. visibility_filters.csv: which filters restore the clean
+answer. data/blind/: the bundled images with the least visible change, and their certificates. The measures need
+pip install ".[visibility]". Takes about three minutes per image on one core.
 """
 
 import argparse
@@ -28,25 +28,25 @@ METHODS = {"8/255": (8, 150), "least visible": (None, 200)}  # budget in 1/255, 
 
 
 def names_of(images: Mapping[str, Tensor]) -> list[str]:
-    """The bundled images, then every fourth of the photos that the bench has."""
+    """The names of the bundled images, then of every fourth photo of the bench."""
     return [*images][:8] + [*images][8::4]
 
 
 def blinded(method: str, name: str, image: Tensor) -> tuple[Tensor, int]:
-    """The image of the PNG file that a method makes (1, 3, H, W), and the steps taken; name: of the image."""
+    """The image of a method's PNG file (1, 3, H, W), and the steps taken. name: of the image."""
     eps, steps = METHODS[method]
     return attacked(vgg16(), name, image, eps=eps, steps=steps)[:2]
 
 
 def measure(image: Tensor, cell: Row) -> Row:
-    """One attack, its PNG file judged by VGG-16 and by the measures of visibility."""
+    """One attack; VGG-16 and the measures of visibility judge its PNG file."""
     saved, steps = blinded(cell["method"], cell["picture"], image)
     (left,), (margin,) = (values.tolist() for values in vgg16().verdict(saved))
     return {"left": left, "margin": margin, "steps": steps, **asdict(difference(image, saved))}
 
 
 def restored(images: Mapping[str, Tensor], clean: Sequence[str], cell: Row) -> Row:
-    """How many images get their clean answer back from a head for six classes after a filter."""
+    """How many images get back their clean answer from a head for six classes after a filter."""
     saved = torch.cat([blinded(cell["method"], name, image)[0] for name, image in images.items()])
     back = map(operator.eq, answers(six_classes(), FILTERS[cell["filter"]](saved)), clean)
     return {"pictures": len(images), "clean answer": sum(back)}
