@@ -1,7 +1,7 @@
 """Write data/README.md: source, licence and sha256 of every file.
 
 python tools/describe_data.py           # write
-python tools/describe_data.py --check   # exit 1 when it is not up to date
+python tools/describe_data.py --check   # exit 1 if it is not up to date
 """
 
 import hashlib
@@ -41,13 +41,13 @@ SOURCES = {
     "scikit-image 0.26.0 (CC0); photos/index.csv names both for each file. The whole is under GPL-2",
     "defences/": "photos of photos/ after an attack, by python -m experiments. Zero-out: zero/, of other photos "
     "zero_calibration/, through filters zero_filtered/. Feature matching through filters: matched/. Tables: "
-    "sanity.csv, how near the donor the attack comes; donors.csv, three donors without filters; own_donors.csv, a"
-    " donor for each photo; matched_active.csv, one donor and its share of active features; "
-    "own_donors_active.csv, both; sizes.csv, in random sizes; nonzero.csv, features left behind filters; "
+    "sanity.csv, how close to the guide image the attack comes; donors.csv, three guide images without filters; "
+    "own_donors.csv, a guide image for each photo; matched_active.csv, one guide image and its share of active "
+    "features; own_donors_active.csv, both; sizes.csv, in random sizes; nonzero.csv, features left after filters; "
     "hardened.csv and hardened_eps.csv, attacks on a hardened base. GPL-2, as the photos",
-    "readouts/": "what VGG-16 gives for photos of photos/ and defences/, as means over positions in half precision, by "
-    "python -m experiments readouts; MIT, as the code",
-    "bench/": "how far the attack carries, one row a case (and the patterns of universal.csv, each + 128 as a PNG), "
+    "readouts/": "features of VGG-16 for photos of photos/ and defences/, as means over positions in half precision, "
+    "by python -m experiments readouts; MIT, as the code",
+    "bench/": "how far the attack reaches, one row a case (and the patterns of universal.csv, each + 128 as a PNG), "
     "computed on photos of photos/ by python -m experiments; NAME.json says what made NAME.csv; MIT, as the code",
     "sweeps/": "results of the attack on images/, computed by python -m experiments; MIT, as the code",
 }
@@ -58,9 +58,9 @@ licence; data files keep their own. This page is written by `tools/describe_data
 
 | folder | what | made by |
 |---|---|---|
-| weights/ | two networks and a tuning, safetensors | `tools/make_weights.py`, `python -m experiments` |
+| weights/ | networks, and a tuning of one, as safetensors | `tools/make_weights.py`, `python -m experiments` |
 | images/ | single images, 224 x 224, PNG | `tools/make_images.py` |
-| blind/ | these images, blinded with the least visible change, and certificates | `python -m experiments visibility` |
+| blind/ | these images after the least visible change, and certificates | `python -m experiments visibility` |
 | defences/ | attacked photos of notebooks 05 and 06, as WebP | `python -m experiments` |
 | readouts/ | channel means of VGG-16 for these photos, half precision | `python -m experiments readouts` |
 | sweeps/ | results of many attacks, one row each, with the versions that made them | `python -m experiments` |

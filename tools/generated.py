@@ -1,11 +1,11 @@
-"""What the tools share that write generated files."""
+"""Shared by the tools that write generated files."""
 
 import argparse
 from pathlib import Path
 
 
 def write_or_check(about: str, wanted: dict[Path, str]) -> int:
-    """Write each file whose text differs; with --check on the command line change nothing, and return 1 on drift."""
+    """Write each file whose text differs. With --check on the command line, change nothing and return 1 on drift."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 on drift")
     check = parser.parse_args().check

@@ -26,8 +26,8 @@ SKIMAGE = "74aa5518ccea28121f57a95374581d3b979839adc25bb03f289b1bc9b99c58af"  # 
 STAMPS = "usr/share/tuxpaint/stamps"
 MATE = "usr/share/backgrounds/mate"
 
-# The classes of data/photos/: folders of cut-outs. Cartoons, toys, silhouettes,
-# mirrored twins, parts and cut-outs below 60 pixels are left out.
+# The classes of data/photos/ and their folders of cut-outs. Cartoons, toys, silhouettes, mirrored twins, parts and
+# cut-outs below 60 pixels are left out.
 CLASSES = {
     "bird": ["animals/birds"],
     "flower": ["plants/flowers"],
@@ -42,11 +42,11 @@ LEFT_OUT = (
 )
 LARGEST = 60  # cut-outs per class
 TEST_SHARE = 0.4
-# Backgrounds for the cut-outs: nothing that one of the classes could claim.
+# Backgrounds for the cut-outs, without objects of the classes.
 NATURE = ("Aqua", "Blinds", "Dune", "GreenMeadow", "RainDrops", "Storm", "TwoWings", "Wood")
 BACKGROUNDS = [f"{MATE}/nature/{name}.jpg" for name in NATURE] + [f"{MATE}/abstract/Elephants.jpg"]
 BACKGROUNDS += [f"skimage/data/{name}.png" for name in ("brick", "grass", "gravel")]
-# Single pictures: source, and the crop box in shares of width and height.
+# Single images: source, and the crop box in shares of width and height.
 PICTURES = {
     "astronaut": ("skimage/data/astronaut.png", (0.0, 0.0, 1.0, 1.0)),
     "cat": ("skimage/data/chelsea.png", (0.12, 0.0, 0.78, 1.0)),
@@ -74,7 +74,7 @@ def unpack(root: Path) -> None:
 
 
 def albatross(root: Path) -> Image.Image:
-    """The rendered waved albatross of qABCs over a sky and a sea of our own."""
+    """The rendered waved albatross of qABCs over a synthetic sky and sea."""
     rng = np.random.default_rng(SEED)
     y = np.linspace(0, 1, SIZE)[:, None, None]
     sky = np.array([120, 165, 210]) * (1 - y) + np.array([190, 215, 235]) * y
@@ -89,7 +89,7 @@ def albatross(root: Path) -> Image.Image:
     canvas = Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8)).convert("RGBA")
     bird = Image.open(root / "usr/share/qabcs/abcs/all/pics/animals/albatross.png").convert("RGBA")
     bird = bird.crop(bird.getbbox())
-    width = 250  # the wing tips leave the picture, so that the head is large enough to tell an albatross
+    width = 250  # cuts off the wing tips, so that the head is large enough to recognise an albatross
     bird = bird.resize((width, round(width * bird.height / bird.width)), Image.Resampling.LANCZOS)
     bird = bird.crop(((width - SIZE) // 2, 0, (width + SIZE) // 2, bird.height))
     canvas.alpha_composite(bird, (0, 34))
@@ -114,7 +114,7 @@ def square(root: Path, source: str, box: tuple[float, ...]) -> Image.Image:
 
 
 def cut_outs(root: Path) -> dict[str, list[Path]]:
-    """Per class, the paths of the cut-outs in use, in a fixed shuffled order."""
+    """The paths of the cut-outs of each class, in a fixed random order."""
     rng = np.random.default_rng(SEED)
     chosen = {}
     for name, folders in CLASSES.items():

@@ -2,8 +2,8 @@
 
     python tools/pack_kaggle.py [--owner NAME]      # writes out/kaggle/
 
-With the data set attached the notebooks need no Internet. What Kaggle's own command line
-wants is written beside the files: dataset-metadata.json and kernel-metadata.json.
+With the data set attached, the notebooks need no Internet. The files that Kaggle's command line needs are written next
+to them: dataset-metadata.json and kernel-metadata.json.
 """
 
 import argparse
@@ -19,7 +19,7 @@ HIDDEN = shutil.ignore_patterns("__pycache__", ".*", "*.part")
 
 
 def pack(folder: Path, owner: str = OWNER) -> list[Path]:
-    """Write the data set and the notebooks below folder, which is emptied first; return their folders.
+    """Write the data set and the notebooks below folder, which is emptied first. Returns their folders.
 
     owner: a Kaggle user name (lower-case letters, digits, hyphens).
     """
@@ -31,7 +31,7 @@ def pack(folder: Path, owner: str = OWNER) -> list[Path]:
 
 
 def pack_dataset(folder: Path, owner: str) -> Path:
-    """The data set: what the setup cell looks for, and the data beside it."""
+    """The data set: helpers/, which the setup cell looks for, and data/."""
     for name in ("helpers", "data"):
         shutil.copytree(ROOT / name, folder / name, ignore=HIDDEN)
     for name in ("pyproject.toml", "LICENSE", "CITATION.cff"):
@@ -46,7 +46,7 @@ def pack_dataset(folder: Path, owner: str) -> Path:
 
 
 def pack_notebook(folder: Path, owner: str, number: int, notebook: Notebook) -> Path:
-    """A folder with a notebook and what Kaggle wants to know of it."""
+    """A folder with a notebook and its metadata for Kaggle."""
     title = f"Zero-Out {number}: {notebook.title.split(':')[0]}"
     place = folder / notebook.name
     place.mkdir(parents=True)

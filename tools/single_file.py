@@ -1,10 +1,10 @@
-"""Make single-file versions of the notebooks: each carries the helpers and the pictures that it needs.
+"""Make single-file versions of the notebooks: each carries the helpers and the images that it needs.
 
     python tools/single_file.py          # writes out/single/
 
-Only their setup cell differs. The weights (38 MB) are too large to carry: they are looked for where
-helpers/weights.py looks (a folder named in ZERO_OUT_WEIGHTS, torch's cache, Kaggle's inputs), else downloaded
-from the repository, and their sha256 is checked.
+Only their setup cell differs. The weights (38 MB) are too large to carry. They are read from where helpers/weights.py
+looks (a folder named in ZERO_OUT_WEIGHTS, torch's cache, Kaggle's inputs) or downloaded from the repository, and their
+sha256 is checked.
 """
 
 import base64
@@ -69,9 +69,9 @@ def single(path: Path) -> str:
 
 
 def carried(code: str) -> bytes:
-    """A zip file of helpers/ and of those folders of data/ that the code names; the weights stay out.
+    """A zip file of helpers/ and the folders of data/ that the code names, without the weights.
 
-    Where the code also names folders inside one, only those: DATA / "defences" / "zero", load_photos("train").
+    If the code names folders inside one, only these: DATA / "defences" / "zero", load_photos("train").
     """
     content = io.BytesIO()
     files = {*(ROOT / "helpers").rglob("*.py")}
