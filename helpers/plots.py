@@ -22,6 +22,7 @@ CLEAN, ATTACKED, RANDOM, THRESHOLD = "#0072b2", "#c04f00", "#767676", "#222222"
 OTHERS = ("#00795c", "#7a3e9d", "#8a6500", "#b03a7a", "#3f3f46", "#4d7c0f")
 CONCEPTS = {"clean": CLEAN, "original": CLEAN, "random": RANDOM, "noise": RANDOM}
 CONCEPTS |= dict.fromkeys(("attacked", "zeroed", "zero-out", "zero_out"), ATTACKED)
+CONCEPTS["matched"] = OTHERS[1]
 GAP, HEADING, BARS = 16, 26, 156  # pixels: between panels, for a title, of the bars beside images
 LETTER = 6.3  # pixels of a letter above a bar, on average
 LARGEST_PNG = 600_000  # bytes
