@@ -73,7 +73,7 @@ NOTEBOOKS = [
 APPENDIX = [
     Notebook("appendix/02_post_of_2023", "The post of 2023", "Which layer did the post zero?", 1),
     Notebook("appendix/02_visibility", "Visibility", "Can you tell the changed image from the original?", 1),
-    Notebook("appendix/03_explanations", "Explanations", "What do saliency maps show of a zeroed image?", 1),
+    Notebook("appendix/03_explanations", "Saliency maps and Grad-CAM", "What do they show of a zeroed image?", 1),
     Notebook("appendix/05_detectors", "All detectors", "How do eleven detectors compare, alone and together?", 1),
     Notebook("appendix/05_readers", "Readers and filters", "What can a linear probe still read?", 1),
     Notebook("appendix/06_memory", "A defence with a memory", "Who is caught when all images are compared?", 1),
