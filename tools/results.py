@@ -68,8 +68,10 @@ SECTIONS: dict[str, tuple[str, Callable[[pd.DataFrame], pd.DataFrame]]] = {
     "resist": ("What is left at small budgets", as_it_is),
     "universal": ("One pattern for all images", as_it_is),
     "robust": ("Zeroed files in other arithmetic and after small damage", robust),
+    "unrounded": ("Zeroed files on the weights before rounding", as_it_is),
     "transfer": ("Zeroed images given to another network", transfer),
     "networks": ("Other endings, random weights", as_it_is),
+    "trained": ("Trained networks beside VGG-16", as_it_is),
 }
 
 
