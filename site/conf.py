@@ -1,7 +1,7 @@
 """The site: all notebooks and pages as static HTML, with navigation and search. `make site` builds it.
 
-Nothing is executed: the committed outputs are shown. What the notebooks have for other places (setup
-cell, navigation) is folded away or left out, and each figure gets its text.
+Nothing is executed: the committed outputs are shown. The setup cell is folded, navigation is left out, and each figure
+gets its alternative text.
 """
 
 import json
@@ -9,7 +9,7 @@ import json
 project = "Zero-Out"
 author = copyright = "The Zero-Out authors"
 root_doc = "README"
-include_patterns = ["*.md", "docs/*.md", "data/README.md", "notebooks/**/*.ipynb"]
+include_patterns = ["*.md", "docs/*.md", "data/README.md", "notebooks/*.ipynb", "notebooks/*/*.ipynb"]
 exclude_patterns = ["**/.ipynb_checkpoints", ".venv", "out"]
 extensions = ["myst_nb"]
 nb_execution_mode = "off"
@@ -25,7 +25,7 @@ html_static_path = ["static"]
 html_css_files = ["site.css"]
 TREES = {
     "Notebooks": "notebooks/0*",
-    "Appendix": "notebooks/appendix/*",
+    "Appendices": "notebooks/appendix/*",
     "Solutions": "notebooks/solutions/*",
     "Pages": "docs/*\nCONTRIBUTING\nCHANGELOG\ndata/README",
 }
