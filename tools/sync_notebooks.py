@@ -182,10 +182,10 @@ def reading(notebook: Notebook) -> int:
 
 def readme(text: str) -> str:
     """The README with its table of notebooks, and the appendices of each chapter in one line."""
-    rows = ["| notebook | the question it answers | read | run |", "|---|---|---|---|"]
+    rows = ["| notebook | the question it answers | read, min | run, min |", "|---|---|---|---|"]
     for n in NOTEBOOKS:
         link = f"{n.chapter}. [{n.title}](notebooks/{n.path.name})"
-        rows.append(f"| {link} | {n.question} | {reading(n)} min | {n.minutes} min |")
+        rows.append(f"| {link} | {n.question} | {reading(n)} | {n.minutes} |")
     lines = []
     for chapter in sorted({n.chapter for n in APPENDIX}):
         links = [f"[{n.title}](notebooks/{n.name}.ipynb)" for n in APPENDIX if n.chapter == chapter]
