@@ -1,19 +1,25 @@
-"""The stored sweeps of notebook 04, data/sweeps/: `lite0`, `vgg16` or both. Ten minutes each on two cores.
+"""The stored sweeps of notebook 04, data/sweeps/: `lite0`, `vgg16` and `tradeoff`, or some of them.
 
-All are slices of one table per network, so that a cell that two of them share is computed once.
+The first two take ten minutes each on two cores; all are slices of one table per network, so that a cell that two of
+them share is computed once. The third takes 25 minutes on one core, and needs pip install ".[visibility]".
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 
 from torch import Tensor
 
-from experiments.common import device, lite0, vgg16
-from helpers.images import DATA, load_image
+from experiments.common import attacked, device, lite0, vgg16
+from experiments.tables import Row, fill
+from helpers.images import DATA, load_image, save_png
 from helpers.sweeps import LOSSES, Settings, bisect, grid, sweep
+from helpers.visibility import difference
 
 NAMES = ("albatross", "cat", "coffee")
 SHORT = 40  # steps
+BUDGETS, STEPS = (2, 4, 6, 8, 12, 16), (50, 100, 200)  # of tradeoff.csv: in 1/255; without a budget
+SHOWN = [("cat", 4, 60), ("cat", 8, 60)]  # kept as files
 LITE0 = {"margin": 0.3, "steps": 60}  # its pre-activations are smaller than VGG-16's
 
 
@@ -65,7 +71,25 @@ def vgg16_sweeps() -> None:
     sweep(network, images(NAMES[:1], 160), grid(steps=SHORT), path=path)
 
 
+def measure(cell: Row) -> list[Row]:
+    """One attack on VGG-16, its PNG file judged by the base and by the measures of visibility."""
+    name, eps, steps = cell["picture"], cell["eps"], cell["at most"]
+    (image,) = images([name]).values()
+    saved, taken, _ = attacked(vgg16(), name, image, eps=eps, steps=steps)
+    if (name, eps, steps) in SHOWN:
+        save_png(saved, DATA / "sweeps" / f"{name}-{eps}-{steps}.png")
+    (left,), (margin,) = (values.tolist() for values in vgg16().verdict(saved))
+    return [{"left": left, "margin": margin, "steps": taken, **asdict(difference(image, saved))}]
+
+
+def tradeoff() -> None:
+    """Features left and visibility on VGG-16, by budget and, without one, by steps."""
+    runs = [(eps, 60) for eps in BUDGETS] + [(None, steps) for steps in STEPS]
+    cells = [{"eps": eps, "at most": steps, "picture": name} for name in NAMES for eps, steps in runs]
+    fill(DATA / "sweeps" / "tradeoff.csv", cells, measure)
+
+
 def main(options: Sequence[str] = ()) -> None:
-    for name, run in {"lite0": lite0_sweeps, "vgg16": vgg16_sweeps}.items():
+    for name, run in {"lite0": lite0_sweeps, "vgg16": vgg16_sweeps, "tradeoff": tradeoff}.items():
         if name in (options or [name]):
             run()

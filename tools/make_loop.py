@@ -1,7 +1,7 @@
-"""Make data/loop.gif: VGG-16 going blind on the albatross, step by step. Takes about a minute.
+"""Make data/loop.gif: VGG-16 going blind on the albatross, step by step. Takes about two minutes.
 
-Each frame: the picture so far, its change amplified, and what a head for six classes says of it; below
-them the count of outputs that are not zero. Every number is that of the step that is shown.
+Each frame: the image so far, its change amplified, and what a head for six classes says of it; below them the number of
+features left. Every number is that of the step that is shown. The attack is the least visible change.
 """
 
 import io
@@ -13,7 +13,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import matplotlib
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from PIL import Image
@@ -22,58 +21,44 @@ from torch import Tensor
 from helpers.attack import zero_out
 from helpers.images import DATA, load_image, load_photos, write_file
 from helpers.networks import Classifier, train_head, vgg16_base
-from helpers.plots import ATTACKED, THRESHOLD, amplification, image_on, use_style
+from helpers.plots import ATTACKED, CLEAN, bars_on, encode, image_on, panels, use_style
 
-EPS = 8 / 255
-STEPS = 150  # the helper's own limit; the README's table allows 400 at this budget
-FRAMES = 16  # at most; the first and the last are held
-COLOURS, WHITE, GREY = 200, (255, 255, 255), (127, 127, 127)
-INCHES = (5.6, 2.35)  # 560 pixels wide
-Frame = tuple[int, Tensor, int]  # step, picture (3, H, W), outputs left
+STEPS = 100  # of the attack: half of its default, after which the change shrinks little
+FIRST, BETWEEN, AFTER = 5, 6, 3  # frames: the first steps, on the way to zero, and zeroed
+FACTOR = 4  # of the change, as in data/hero.png
+SIDE, BARS = 224, 190  # pixels: of an image, of the bars beside it
+Frame = tuple[int, Tensor, int]  # step, image (3, H, W), features left
 
 
 def choose(seen: list[Frame]) -> list[Frame]:
-    """The first steps, in which the prediction changes, then steps between which the count falls by a like factor."""
-    counts = torch.tensor([max(left, 0.5) for _, _, left in seen]).log()
-    wanted = torch.linspace(counts[0].item(), counts[-1].item(), FRAMES)
-    places = {int((counts <= level + 1e-6).nonzero()[0]) for level in wanted}
-    return [seen[place] for place in sorted({0, 1, 2, *places, len(seen) - 1})]
+    """The first steps, in which the answer changes, steps on the way to zero, and zeroed images up to the last one."""
+    counts = [left for _, _, left in seen]
+    zero = [place for place, left in enumerate(counts) if left == 0]
+    levels = torch.linspace(np.log(counts[FIRST]), 0, BETWEEN).exp().tolist()  # the count falls by a like factor
+    way = [next(place for place, left in enumerate(counts) if left <= level + 0.5) for level in levels]
+    after = [zero[round(i * (len(zero) - 1) / AFTER)] for i in range(AFTER + 1)]
+    return [seen[place] for place in sorted({*range(FIRST), *way, *after})]
 
 
-def draw(frame: Frame, original: Tensor, classifier: Classifier, factor: int) -> Image.Image:
+def draw(frame: Frame, original: Tensor, classifier: Classifier) -> Image.Image:
     """One frame as a picture."""
     step, image, left = frame
     says = classifier.probabilities(image[None])[0].tolist()
-    figure, (first, second, bars) = plt.subplots(1, 3, figsize=INCHES, width_ratios=(1, 1, 0.95))
+    first, second, bars = panels([(SIDE, SIDE), (SIDE, SIDE), (BARS, SIDE)], below=44)
     image_on(first, image, f"step {step}")
-    image_on(second, 0.5 + factor * (image - original), f"change x {factor}")
-    best = max(says)
-    bars.barh(range(len(says)), says, color=[THRESHOLD if p == best else "#a1a1aa" for p in says], height=0.6)
-    bars.set(title="what it says", xlim=(0, 1), xticks=[0, 1], yticks=range(len(says)), yticklabels=classifier.labels)
-    bars.tick_params(axis="y", length=0)
-    bars.invert_yaxis()
-    weight, colour = ("normal", THRESHOLD) if left else ("bold", ATTACKED)
-    figure.supxlabel(f"outputs that are not zero: {left:,} of 25,088", fontsize=11, weight=weight, color=colour)
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=100)
-    plt.close(figure)
-    return Image.open(content).convert("RGB")
+    image_on(second, 0.5 + FACTOR * (image - original), f"change x {FACTOR}")
+    bars_on(bars, list(zip(classifier.labels, says, strict=True)), "what the network says")
+    weight, colour = ("normal", CLEAN) if left else ("bold", ATTACKED)
+    text = f"features left: {left:,} of 25,088"
+    first.figure.text(0.5, 0.04, text, ha="center", fontsize=13, weight=weight, color=colour)
+    return Image.open(io.BytesIO(encode(first.figure))).convert("RGB")
 
 
-def animate(pictures: list[Image.Image]) -> bytes:
-    """An endless GIF in one palette, with the ground exactly white and no change exactly grey."""
-    sheet = np.concatenate([np.asarray(pictures[place]) for place in (0, len(pictures) // 2, -1)])
-    palette = Image.fromarray(sheet).quantize(COLOURS, dither=Image.Dither.NONE)
-    palette.putpalette([*palette.getpalette()[: 3 * COLOURS], *WHITE, *GREY])
-    frames = []
-    for picture in pictures:
-        frame, pixels = picture.quantize(palette=palette, dither=Image.Dither.NONE), np.asarray(picture)
-        for place, colour in ((COLOURS, WHITE), (COLOURS + 1, GREY)):  # Pillow's search for the nearest is coarse
-            frame.paste(place, mask=Image.fromarray((np.abs(pixels - np.int16(colour)) <= 1).all(2)))
-        frames.append(frame)
-    times = [1500, *[350] * (len(frames) - 2), 3000]  # milliseconds
+def animate(pictures: list[Image.Image], times: list[int]) -> bytes:
+    """An endless GIF; each frame has the 256 colours that suit it best. times: of each frame, in milliseconds."""
+    frames = [picture.quantize(256, kmeans=2, dither=Image.Dither.NONE) for picture in pictures]
     content = io.BytesIO()
-    frames[0].save(content, "GIF", save_all=True, append_images=frames[1:], duration=times, loop=0, optimize=True)
+    frames[0].save(content, "GIF", save_all=True, append_images=frames[1:], duration=times, loop=0, disposal=1)
     return content.getvalue()
 
 
@@ -86,11 +71,13 @@ def main() -> None:
     def watch(step: int, x: Tensor, left: Tensor) -> None:
         seen.append((step, x[0].clone(), int(left[0])))
 
-    result = zero_out(base, image, eps=EPS, steps=STEPS, on_step=watch)
+    result = zero_out(base, image, eps=None, steps=STEPS, on_step=watch)
     if result.nonzero != [0]:
         raise SystemExit(f"{result}: not exactly zero, so there is no loop to show")
-    factor = amplification(seen[-1][1] - image)
-    write_file(DATA / "loop.gif", animate([draw(frame, image[0], classifier, factor) for frame in choose(seen)]))
+    chosen = choose(seen)
+    times = [1500 if step == 0 else 700 if step < FIRST else 450 for step, _, _ in chosen]
+    times[-1] = 3000
+    write_file(DATA / "loop.gif", animate([draw(frame, image[0], classifier) for frame in chosen], times))
 
 
 if __name__ == "__main__":
