@@ -110,13 +110,12 @@ def _values(menus: Mapping[str, widgets.Widget]) -> dict[str, object]:
     return {name: menu.value for name, menu in menus.items()}
 
 
-def present(page: widgets.Widget, alt: str, still: bytes | None = None) -> None:
-    """Display a widget; pages without a kernel show the still image or, where there is none, the text."""
-    content, metadata = described(still, alt) if still else ({"text/plain": alt}, {})
+def present(page: widgets.Widget, alt: str, still: bytes) -> None:
+    """Display a widget with its caption; pages without a kernel show the still image."""
+    content, metadata = described(still, alt)
     view = {"version_major": 2, "version_minor": 0, "model_id": page.model_id}
     display({**content, "application/vnd.jupyter.widget-view+json": view}, raw=True, metadata=metadata)
-    if still:
-        write_caption(alt)
+    write_caption(alt)
 
 
 @dataclass(frozen=True)
@@ -230,7 +229,7 @@ def laboratory(
 
 def _upload_into(menu: widgets.Dropdown) -> widgets.FileUpload:
     """A button whose file becomes the last entry of a menu and is chosen."""
-    bundled, button = menu.options, file_button()
+    bundled, button = menu.options, widgets.FileUpload(accept="image/*", multiple=False, description="Upload")
 
     def choose(_: object) -> None:
         if file := uploaded(button):
@@ -238,18 +237,6 @@ def _upload_into(menu: widgets.Dropdown) -> widgets.FileUpload:
             menu.value = file[1]
 
     button.observe(choose, names="value")
-    return button
-
-
-def file_button() -> widgets.FileUpload:
-    """A button that takes one image file of the reader's; read it with `uploaded`."""
-    return widgets.FileUpload(accept="image/*", multiple=False, description="Upload")
-
-
-def choose_file() -> widgets.FileUpload:
-    """Show a file button and return it; pages without a kernel show a line of text."""
-    button = file_button()
-    present(button, "(a button to upload an image, where a kernel runs)")
     return button
 
 

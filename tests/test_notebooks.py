@@ -70,7 +70,7 @@ def test_cells_were_run_once_from_top_to_bottom_without_a_warning() -> None:
 def test_sliders_have_a_still_twin() -> None:
     shown = [output.get("data", {}) for book in BOOKS.values() for output in outputs(*book.cells)]
     sliders = [data for data in shown if WIDGET in data]
-    assert sliders and all(PICTURES & {*data} or "upload" in data["text/plain"] for data in sliders)
+    assert sliders and all(PICTURES & {*data} for data in sliders)
 
 
 def test_code_fits_the_page() -> None:

@@ -103,11 +103,6 @@ def test_an_uploaded_file_is_read_in_both_versions(version: int) -> None:
     assert sliders.uploaded(button) == ("me.png", b"pixels")
 
 
-def test_a_page_without_a_kernel_names_the_button_for_a_file(shown: list) -> None:
-    button = sliders.choose_file()
-    assert "button to upload" in shown[0]["text/plain"] and VIEW in shown[0] and sliders.uploaded(button) is None
-
-
 def test_the_laboratory_runs_saves_and_shows_errors(shown: list, made: Callable, tmp_path: Path) -> None:
     """Its network has features that are zero when no red level is above 90."""
     net = Classifier(lowering(), nn.Sequential(nn.Flatten(), nn.Linear(64, 6)), "abcdef")
