@@ -13,7 +13,7 @@ from experiments.readouts import SETS, key_of, stored_key
 from helpers.base import Base
 from helpers.defence.filters import FILTERS, fewer_bits, filtered, jpeg, median, shrink_and_pad, smaller
 from helpers.defence.hardening import vgg16_hardened
-from helpers.defence.readers import fit_readers, probe, second_look, top_labels
+from helpers.defence.readers import fit_readers, probe, top_labels
 from helpers.defence.readouts import READERS, Readout, extract_readouts, stored_readouts
 from helpers.heads import as_linear, fit_head
 from helpers.images import on_grid
@@ -120,16 +120,6 @@ def test_a_probe_finds_what_is_there_and_else_the_majority() -> None:
     labels = np.array(["a"] * 12 + ["b"] * 8)
     there = torch.tensor([[1.0, 0.0]] * 12 + [[0.0, 1.0]] * 8)
     assert (probe(there, labels) == labels).all() and (probe(there * 0, labels) == "a").all()
-
-
-def test_the_second_look_is_taken_below_the_threshold_only() -> None:
-    """Behind the filter all say "b"."""
-    found, labels = cloud(0)
-    head = fit_head(found.features, labels)
-    plain = readout(torch.tensor([[5.0, 1.0], [0.05, 0.01], [1.0, 5.0]]))
-    behind = readout(torch.tensor([[1.0, 5.0]] * 3))
-    assert second_look(plain, behind, head, head, threshold=1.0).tolist() == ["a", "b", "b"]
-    assert second_look(plain, behind, head, head, threshold=0.0).tolist() == ["a", "a", "b"]
 
 
 # --- filters --------------------------------------------------------------------------------------

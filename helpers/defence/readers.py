@@ -50,15 +50,3 @@ def probe(vectors: Tensor, labels: Sequence[str], folds: int = 4, head: Head | N
     head: the kind of probe, not modified. (Default: `ridge`)
     """
     return cross_val_predict(head or ridge(), vectors.double().numpy(), list(labels), cv=folds)
-
-
-def second_look(plain: Readout, filtered: Readout, first: Head, second: Head, threshold: float) -> np.ndarray:
-    """Predictions of `first`, and of `second` after a filter where the feature norm is below a threshold: (N,).
-
-    plain, filtered: readouts of the same N images without and with the filter.
-    first, second: heads for the features of `plain` and for the unit-length features of `filtered`.
-    threshold: of the feature norm.
-    """
-    sure = first.predict(plain.features.numpy())
-    again = second.predict(READERS["unit length"](filtered).numpy())
-    return np.where(plain.feature_norm.numpy() < threshold, again, sure)
