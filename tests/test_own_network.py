@@ -171,6 +171,23 @@ def test_families_of_torchvision(name: str) -> None:
         assert torch.allclose(classifier(x), model(normalised(x)), atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "head", [[nn.Dropout(), nn.Linear(512, 5)], [nn.Linear(512, 16), nn.ReLU(), nn.Dropout(), nn.Linear(16, 5)]]
+)
+def test_a_new_head_on_torchvisions_resnet(head: list[nn.Module]) -> None:
+    """The usual idiom, model.fc = ...: zero features give the head's own answer to zeros, bit for bit."""
+    model = torchvision.models.resnet18().requires_grad_(False)
+    model.fc = nn.Sequential(*head)
+    with pytest.raises(ValueError, match=r"training mode, .*; call model\.eval\(\)"):
+        from_module(model, mean=MEAN, std=STD, size=64)
+    classifier = from_module(model.eval(), "layer4.1.relu", mean=MEAN, std=STD, size=64)
+    assert classifier.base.feature_shape == (512, 2, 2) and len(classifier.labels) == 5
+    with torch.no_grad():
+        assert torch.equal(classifier.head(torch.zeros(1, 512, 2, 2)), model.fc(torch.zeros(1, 512)))
+    default = from_module(model, mean=MEAN, std=STD, size=64).base
+    assert default.name.endswith("fc.1" if len(head) == 4 else "layer4.1.relu"), "a hidden layer of the head runs last"
+
+
 def test_the_last_convolution_of_torchvisions_vgg16_has_the_name_the_page_says() -> None:
     with torch.device("meta"):
         model = torchvision.models.vgg16()
@@ -229,9 +246,9 @@ def examples(path: Path) -> list[str]:
 @pytest.mark.parametrize("path", [path for path in PAGES if examples(path)], ids=lambda path: path.name)
 def test_the_examples_of_the_pages_run(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With random weights in place of a download, one step in place of a hundred, and no files left in the project."""
-    picture = tmp_path / "data" / "images" / "albatross.png"
-    picture.parent.mkdir(parents=True)
-    shutil.copy(ROOT / "data" / "images" / picture.name, picture)
+    for folder in ("images", "blind"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+        shutil.copy(ROOT / "data" / folder / "albatross.png", tmp_path / "data" / folder)
     monkeypatch.chdir(tmp_path)
     resnet18, build = torchvision.models.resnet18, timm.create_model
     monkeypatch.setattr(torchvision.models, "resnet18", lambda weights=None: resnet18())
