@@ -54,6 +54,14 @@ def transfer(rows: pd.DataFrame) -> pd.DataFrame:
     return table.reset_index()
 
 
+def positions(rows: pd.DataFrame) -> pd.DataFrame:
+    """Per photo: features left, and the share of active units that lie at the 52 outermost of 14 x 14 positions."""
+    keys = ["eps", "label", "photo", "steps", "left"]
+    edge = rows[rows.row.isin([0, 13]) | rows.column.isin([0, 13])].groupby(keys)
+    table = edge[["clean", "attacked"]].sum() / rows.groupby(keys)[["clean", "attacked"]].sum()
+    return table.add_prefix("at the border, ").reset_index()
+
+
 def as_it_is(rows: pd.DataFrame) -> pd.DataFrame:
     return rows
 
@@ -66,6 +74,7 @@ SECTIONS: dict[str, tuple[str, Callable[[pd.DataFrame], pd.DataFrame]]] = {
     "peers": ("Beside other recipes, 8/255", peers),
     "peers_bfloat16": ("Beside other recipes, 8/255, version 1", peers),
     "resist": ("What is left at small budgets", as_it_is),
+    "positions": ("Where it lies", positions),
     "universal": ("One pattern for all images", as_it_is),
     "robust": ("Zeroed files in other arithmetic and after small damage", robust),
     "unrounded": ("Zeroed files on the weights before rounding", as_it_is),
