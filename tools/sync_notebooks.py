@@ -49,7 +49,7 @@ NOTEBOOKS = [
     Notebook(
         "01_glossary",
         "Glossary: classification, transfer learning, VGG-16",
-        "What does a pre-trained network see, and what is nothing to it?",
+        "What does a pre-trained network make of an image?",
         1,
     ),
     Notebook("02_albatross", "Albatross: making VGG-16 go blind", "Can I blind a pre-trained network?", 2),
