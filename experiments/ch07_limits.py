@@ -15,11 +15,11 @@ from torch import Tensor
 from experiments import ch07_others
 from experiments.common import OUT, TABLES, answers, attacked, evenly, photos, six_classes, speckle, vgg16
 from experiments.tables import Row, completed, fill
+from experiments.universal import add, universal
 from helpers.attack import hinge, zero_out
 from helpers.base import count_nonzero
 from helpers.images import from_levels, load_image, save_png, to_grid
 from helpers.networks import embed
-from helpers.universal import add, universal
 from helpers.visibility import difference
 
 UNIVERSAL = {"steps": 48, "batch": 4}

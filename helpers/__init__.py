@@ -24,8 +24,6 @@ Every chapter:
     sweeps          many attacks, one table
     losses          losses to compare with the hinge
     tables          tables of results as files
-07 limits:
-    universal       one pattern for many images
 05 defence, 06 bypass:
     defence         filters, detectors, hardened bases, adaptive attacks
     ensemble        several bases as one

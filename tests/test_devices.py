@@ -8,13 +8,13 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from experiments.universal import universal
 from helpers import base as base_module
 from helpers import networks
 from helpers.attack import zero_out
 from helpers.base import Base, Classifier
 from helpers.networks import embed
 from helpers.splitting import Method, TruncatedModule
-from helpers.universal import universal
 
 SIZE = 8
 

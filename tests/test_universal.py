@@ -5,9 +5,9 @@ import torch
 from nets import SIZE, Fuse, levels, lowering, noise, picture, random_net
 from torch import Tensor, nn
 
+from experiments.universal import add, universal
 from helpers.base import Base
 from helpers.images import DATA, load_image, on_grid
-from helpers.universal import add, universal
 
 
 def made(base: Base, images: Tensor, **changes: object) -> Tensor:
