@@ -3,7 +3,7 @@
     python -m experiments ch06_two_bases    # goes on where it was stopped
 
 data/defences/two_bases.csv: the bundled images and two test photos; an empty eps is the least visible change, for the
-first four. data/defences/third_base.csv: what EfficientNet-Lite1, which was not attacked, makes of the files for both
+first two. data/defences/third_base.csv: what EfficientNet-Lite1, which was not attacked, makes of the files for both
 at 12/255. About an hour on one core.
 """
 
@@ -56,7 +56,7 @@ def main(options: Sequence[str] = ()) -> None:
     images, given = pictures(), bases()
     names = [*list(images)[:8], *list(images)[8::21][:2]]
     cells = [{"attacked": who, "eps": eps, "picture": name} for eps in (12, 8) for who in given for name in names]
-    cells += [{"attacked": "both", "eps": None, "picture": name} for name in names[:4]]
+    cells += [{"attacked": "both", "eps": None, "picture": name} for name in names[:2]]
     folder = DATA / "defences"
     fill(folder / "two_bases.csv", cells, lambda cell: [measure(given, images[cell["picture"]], cell)])
     other = lite(1).to(vgg16().mean.device)

@@ -2,9 +2,10 @@
 
     python -m experiments visibility [--pictures N]
 
-data/bench/visibility.csv: each image, judged on its PNG file. visibility_filters.csv: which filters restore the clean
-answer. data/blind/: the bundled images with the least visible change, and their certificates. The measures need
-pip install ".[visibility]". Takes about three minutes per image on one core.
+data/bench/visibility.csv: each image, judged on its PNG file. visibility_recipes.csv: two images under other recipes, at
+most 200 gradient steps each. visibility_filters.csv: which filters restore the clean answer. data/blind/: the bundled
+images with the least visible change, and their certificates. The measures need pip install ".[visibility]", the recipes
+".[peers]". Takes about three minutes per image on one core.
 """
 
 import argparse
@@ -16,14 +17,21 @@ import torch
 from torch import Tensor
 
 from experiments.bench import pictures
-from experiments.common import TABLES, answers, attacked, six_classes, vgg16
-from experiments.tables import Row, fill
+from experiments.common import OUT, TABLES, answers, attacked, six_classes, vgg16
+from experiments.peers import RECIPES, Counted
+from experiments.tables import Row, completed, fill
+from helpers.attack import zero_out
 from helpers.certificate import certify
 from helpers.defence.filters import FILTERS
-from helpers.images import DATA, save_png
+from helpers.images import DATA, load_image, save_png
 from helpers.visibility import difference
 from tools.results import visible
 
+OURS = {
+    "zero_out, 8/255": {},
+    "zero_out, l2 of 8": {"norm": "l2", "eps": 8.0},
+    "zero_out, least visible": {"eps": None},
+}
 METHODS = {"8/255": (8, 150), "least visible": (None, 200)}  # budget in 1/255, steps at most
 
 
@@ -52,6 +60,20 @@ def restored(images: Mapping[str, Tensor], clean: Sequence[str], cell: Row) -> R
     return {"pictures": len(images), "clean answer": sum(back)}
 
 
+def beside(image: Tensor, cell: Row) -> Row:
+    """One recipe with at most 200 gradient steps, judged like measure."""
+    recipe = RECIPES.get(cell["recipe"])
+    if recipe:
+        torch.manual_seed(0)
+        made = recipe(Counted(vgg16()), image, 200)
+    else:
+        made = completed(zero_out(vgg16(), image, steps=200, **OURS[cell["recipe"]])).images
+    vgg16().eval()  # a library may have left it in training mode
+    saved = load_image(save_png(made, OUT / "beside.png"), image.shape[-1]).to(image.device)
+    (left,), (margin,) = (values.tolist() for values in vgg16().verdict(saved))
+    return {"left": left, "margin": margin, **asdict(difference(image, saved))}
+
+
 def main(options: Sequence[str] = ()) -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments visibility", description=__doc__.split("\n")[0])
     parser.add_argument("--pictures", type=int, default=19, help="how many: the bundled ones, then test photos")
@@ -61,6 +83,12 @@ def main(options: Sequence[str] = ()) -> None:
     cells = [{"method": method, "picture": name} for name in images for method in METHODS]
     fill(TABLES / "visibility.csv", cells, lambda cell: [measure(images[cell["picture"]], cell)])
     print("\n".join(visible()))
+    cells = [
+        {"recipe": recipe, "picture": name}
+        for name in ("cat", "albatross")
+        for recipe in (*OURS, "PhotoGuard", "Dispersion Reduction", "ART FeatureAdversaries")
+    ]
+    fill(TABLES / "visibility_recipes.csv", cells, lambda cell: [beside(images[cell["picture"]], cell)])
     clean = answers(six_classes(), torch.cat([*images.values()]))
     cells = [{"filter": name, "method": method} for name in FILTERS for method in METHODS]
     fill(TABLES / "visibility_filters.csv", cells, lambda cell: [restored(images, clean, cell)])

@@ -69,6 +69,7 @@ def as_it_is(rows: pd.DataFrame) -> pd.DataFrame:
 SECTIONS: dict[str, tuple[str, Callable[[pd.DataFrame], pd.DataFrame]]] = {
     "strength": ("The attack on each image", as_it_is),
     "visibility": ("How visible the change is", as_it_is),
+    "visibility_recipes": ("How visible other recipes are, at most 200 steps", as_it_is),
     "visibility_filters": ("Clean answers that come back after a filter", as_it_is),
     "l2": ("A budget on each pixel and on the whole change", as_it_is),
     "peers": ("Beside other recipes, 8/255", peers),
