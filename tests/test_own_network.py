@@ -14,9 +14,12 @@ import torch
 import torchvision
 from nets import SIZE, noise, picture
 from torch import Tensor, nn
+from torchvision.transforms import v2
 
 from helpers.attack import Result, zero_out
-from helpers.networks import from_module
+from helpers.base import Base
+from helpers.images import load_image, load_photos
+from helpers.networks import Classifier, from_module
 
 ROOT = Path(__file__).resolve().parents[1]
 MEAN, STD = (0.5, 0.25, 0.125), (0.25, 0.5, 0.75)
@@ -232,6 +235,44 @@ def test_what_cannot_be_split_is_one_clear_sentence(
 ) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         from_module(make(), **about(**settings))
+
+
+# --- heads as tutorials build them, on the bundled VGG-16 ---------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def views(vgg: Base) -> tuple[Tensor, list[str]]:
+    """Features (126, 512, 7, 7) of the train photos, each in one random crop and flip, and their labels."""
+    photos, names = load_photos("train")
+    with torch.random.fork_rng([]), torch.no_grad():
+        torch.manual_seed(0)
+        augment = v2.Compose([v2.RandomHorizontalFlip(), v2.RandomResizedCrop(vgg.size, scale=(0.6, 1))])
+        return torch.cat([vgg.features(augment(photo[None])) for photo in photos]), names
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["flat", "averaged"])
+def test_the_same_file_works_on_each_head(kind: str, vgg: Base, views: tuple[Tensor, list[str]]) -> None:
+    """Two layers with dropout, trained by SGD: the zeroed file gets the head's answer to zeros, bit for bit."""
+    (features, names), labels = views, sorted({*views[1]})
+    target = torch.tensor([labels.index(name) for name in names])
+    with torch.random.fork_rng([]):
+        torch.manual_seed(0)
+        start = [nn.Flatten()] if kind == "flat" else [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        width, rate = (25_088, 1e-4) if kind == "flat" else (512, 1e-3)
+        head = nn.Sequential(*start, nn.Linear(width, 256), nn.ReLU(), nn.Dropout(), nn.Linear(256, len(labels)))
+        optimizer = torch.optim.SGD(head.parameters(), lr=rate, momentum=0.9)
+        for _ in range(12):
+            for part in torch.randperm(len(features)).split(16):
+                optimizer.zero_grad()
+                nn.functional.cross_entropy(head(features[part]), target[part]).backward()
+                optimizer.step()
+    victim = Classifier(vgg, head, labels)
+    clean, zeroed = (load_image(ROOT / "data" / folder / "cat.png") for folder in ("images", "blind"))
+    assert victim.predict(clean, 1)[0][0][0] == "mammal"
+    with torch.no_grad():
+        assert torch.equal(victim(zeroed), head(torch.zeros(1, *vgg.feature_shape)))
+    assert torch.equal(victim.probabilities(zeroed)[0], victim.blank()) and victim.blank().max() < 0.5
 
 
 # --- what the pages say ------------------------------------------------------------------------------
