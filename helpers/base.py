@@ -145,7 +145,10 @@ class Classifier(nn.Module):
     @torch.no_grad()
     def blank(self) -> Tensor:
         """The probabilities (K,) when every feature is zero: those of the biases alone."""
-        return self.head(self.base.mean.new_zeros(1, *self.base.feature_shape)).softmax(1)[0]
+        zeros = self.base.mean.new_zeros(1, *self.base.feature_shape)
+        if zeros.ndim == 4:  # laid out as a base gives them: else sums in the head may round differently
+            zeros = zeros.contiguous(memory_format=torch.channels_last)
+        return self.head(zeros).softmax(1)[0]
 
 
 def best_labels(probabilities: Tensor, labels: Sequence[str], top: int = 5) -> list[tuple[str, float]]:
