@@ -2,10 +2,10 @@
 
     python -m experiments visibility [--pictures N]
 
-data/bench/visibility.csv: each image, judged on its PNG file. visibility_recipes.csv: two images under other recipes, at
-most 200 gradient steps each. visibility_filters.csv: which filters restore the clean answer. data/blind/: the bundled
-images with the least visible change, and their certificates. The measures need pip install ".[visibility]", the recipes
-".[peers]". Takes about three minutes per image on one core.
+data/bench/visibility.csv: each image, judged on its PNG file. visibility_recipes.csv: two images under other recipes,
+at most 200 gradient steps each. visibility_filters.csv: which filters restore the clean answer. data/blind/: the
+bundled images with the least visible change, and their certificates. The measures need pip install ".[visibility]",
+the recipes ".[peers]". Takes about three minutes per image on one core.
 """
 
 import argparse
