@@ -20,7 +20,7 @@ help:
 	@echo "make test       linter, all tests of the helpers, the main notebooks against their outputs"
 	@echo "make test-all   make test, then solutions and appendices, make places, make browser"
 	@echo "make places     whole notebooks in rebuilt Colab and Kaggle places, as single files, offline (an hour)"
-	@echo "make browser    move the sliders of 02, 03 and 04 in JupyterLab (needs Chromium and its driver)"
+	@echo "make browser    move the sliders of 02 to 06 in JupyterLab (needs Chromium and its driver)"
 	@echo "make notebooks  run all notebooks in place and write their outputs"
 	@echo "make bench      measure strength and speed of the attack (hours)"
 	@echo "make peers      the same photos under other recipes (an hour)"

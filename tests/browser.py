@@ -33,7 +33,10 @@ CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome")
 DRIVER = shutil.which("chromedriver")
 FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run", "--window-size=1400,1000")
 # (notebook, label of the button that starts its live computation, or "")
-NOTEBOOKS = [("02_albatross", ""), ("03_activations", ""), ("04_sweeps", "Run")]
+NOTEBOOKS = [(name, "") for name in ("02_albatross", "03_activations", "05_defence", "06_bypass")] + [
+    ("04_sweeps", "Run")
+]
+BLIND_TEST = "02_visibility"
 PYTHON = os.environ.get("LAB_PYTHON", sys.executable)
 SETTINGS = {  # all cells in the page, no news
     "notebook-extension/tracker": {"windowingMode": "none"},
@@ -55,7 +58,7 @@ def lab(tmp_path: Path) -> Iterator[str]:
     (tmp_path / "helpers").symlink_to(ROOT / "helpers")
     (tmp_path / "notebooks").mkdir()
     (tmp_path / "out").mkdir()
-    for name, _ in NOTEBOOKS:
+    for name in [name for name, _ in NOTEBOOKS] + [f"appendix/{BLIND_TEST}"]:
         shutil.copy(ROOT / "notebooks" / f"{name}.ipynb", tmp_path / "notebooks")
     for name, values in SETTINGS.items():
         path = tmp_path / "settings" / "@jupyterlab" / f"{name}.jupyterlab-settings"
@@ -158,3 +161,19 @@ def test_sliders_answer_in_jupyterlab(lab: str, browser: webdriver.Chrome, name:
                 move(browser, handle, image)
     errors = find(browser, "[data-mime-type$='jupyter.error'], [data-mime-type$='jupyter.stderr']")
     assert not [error.text for error in errors]
+
+
+def test_the_blind_test_counts_answers_in_jupyterlab(lab: str, browser: webdriver.Chrome) -> None:
+    run_all(browser, lab.format(BLIND_TEST))
+    (image,) = find(browser, ".widget-vbox img.widget-image")
+    box = image.find_element("xpath", "ancestor::*[contains(@class, 'widget-vbox')][last()]")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", box)
+    left, _, further = find(box, "button.jupyter-button")
+    for pair in range(1, 9):
+        old = browser.execute_script(PIXELS, image)
+        left.click()
+        WebDriverWait(browser, 20).until(lambda _: further.is_enabled())
+        further.click()
+        if pair < 8:
+            WebDriverWait(browser, 20).until(lambda b, o=old: b.execute_script(PIXELS, image) != o)
+    WebDriverWait(browser, 20).until(lambda _: "of 8 right" in box.text)
