@@ -48,13 +48,14 @@ def classes(ax: Axes) -> list[str]:
     return [text.get_text().split()[0] for text in ax.texts]
 
 
-def test_a_figure_is_displayed_once_with_its_text_and_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_figure_is_displayed_with_its_text_and_a_caption_and_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = []
-    monkeypatch.setattr(plots, "display", lambda content, **settings: shown.append((content, settings["metadata"])))
+    monkeypatch.setattr(plots, "display", lambda content, **settings: shown.append((content, settings)))
     show(pictures(noise(2), ["one", "two"]), "Two images of noise.")
-    ((content, metadata),) = shown
-    assert content["text/plain"] == metadata["image/png"]["alt"] == "Two images of noise."
+    (content, settings), (caption, _) = shown
+    assert content["text/plain"] == settings["metadata"]["image/png"]["alt"] == "Two images of noise."
     assert Image.open(io.BytesIO(content["image/png"])).format == "PNG" and not plt.get_fignums()
+    assert caption.data == "*Two images of noise.*"
 
 
 def test_a_large_photo_becomes_a_jpeg_close_to_its_pixels() -> None:
