@@ -14,7 +14,7 @@ KEEP := MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1073741824
 .PHONY: help demo lab check lint test test-all places browser notebooks bench peers kaggle single site publish clean clean-all
 
 help:
-	@echo "make demo       the albatross: zero its features, write out/ (about a minute)"
+	@echo "make demo       the albatross: zero its features, write out/ (a minute or two)"
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make check      linter and unit tests (a minute)"
 	@echo "make test       linter, all tests of the helpers, the main notebooks against their outputs"
