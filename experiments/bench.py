@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from experiments.common import OUT, TABLES, attacked, device, photos, six_classes, vgg16
+from experiments.common import OUT, TABLES, attacked, device, judged, photos, six_classes, vgg16
 from experiments.tables import Row, fill
 from helpers.attack import hinge, zero_out
 from helpers.base import Base, Classifier
@@ -40,13 +40,10 @@ def measure(base: Base, classifier: Classifier, image: Tensor, cell: Row, folder
     saved, steps, seconds = attacked(
         base, cell["picture"], image, eps=cell["eps"], steps=cell["at most"], folder=folder
     )
-    (left,), (margin,) = (values.tolist() for values in base.verdict(saved))
     ratio = embed(base, saved).norm() / embed(base, image).norm()
     distance = (classifier.probabilities(saved)[0] - classifier.blank()).abs().sum() / 2
-    return {
-        "left": left, "margin": margin, "steps": steps, "norm ratio": ratio.item(),
-        "total variation": distance.item(), "seconds": seconds,
-    }  # fmt: skip
+    row = {"steps": steps, "norm ratio": ratio.item(), "total variation": distance.item(), "seconds": seconds}
+    return judged(base, saved) | row
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:

@@ -10,7 +10,7 @@ from functools import partial
 
 from torch import Tensor
 
-from experiments.common import attacked, device, lite0, vgg16
+from experiments.common import attacked, device, judged, lite0, vgg16
 from experiments.tables import Row, fill
 from helpers.images import DATA, load_image, save_png
 from helpers.sweeps import LOSSES, Settings, bisect, grid, sweep
@@ -78,8 +78,7 @@ def measure(cell: Row) -> list[Row]:
     saved, taken, _ = attacked(vgg16(), name, image, eps=eps, steps=steps)
     if (name, eps, steps) in SHOWN:
         save_png(saved, DATA / "sweeps" / f"{name}-{eps}-{steps}.png")
-    (left,), (margin,) = (values.tolist() for values in vgg16().verdict(saved))
-    return [{"left": left, "margin": margin, "steps": taken, **asdict(difference(image, saved))}]
+    return [judged(vgg16(), saved) | {"steps": taken} | asdict(difference(image, saved))]
 
 
 def tradeoff() -> None:

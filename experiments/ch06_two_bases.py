@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from experiments.bench import pictures
-from experiments.common import OUT, attacked, lite0, vgg16
+from experiments.common import OUT, attacked, judged, lite0, vgg16
 from experiments.packages import lite
 from experiments.tables import Row, fill
 from helpers.base import Base, Classifier, count_nonzero
@@ -37,8 +37,7 @@ def measure(given: dict[str, Base], image: Tensor, cell: Row) -> Row:
     saved, steps, _ = attacked(given[name], cell["picture"], image, eps=eps, steps=BUDGETS[eps], folder=folder)
     row = {"steps": steps}
     for reader, base in {"vgg16": vgg16(), "lite0": lite0().base}.items():
-        (left,), (margin,) = (values.tolist() for values in base.verdict(saved))
-        row |= {f"left in {reader}": left, f"margin in {reader}": margin}
+        row |= {f"{name} in {reader}": value for name, value in judged(base, saved).items()}
     return row | {"ssim": difference(image, saved).ssim}
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from experiments import ch07_others
-from experiments.common import OUT, TABLES, answers, attacked, evenly, photos, six_classes, speckle, vgg16
+from experiments.common import OUT, TABLES, answers, attacked, evenly, judged, photos, six_classes, speckle, vgg16
 from experiments.tables import Row, completed, fill
 from experiments.universal import add, universal
 from helpers.attack import hinge, zero_out
@@ -86,8 +86,7 @@ def l2_row(cell: Row) -> list[Row]:
     else:
         result = completed(zero_out(vgg16(), image, eps=cell["eps"], norm="l2", steps=L2_STEPS))
         changed, (taken,) = result.images, result.steps
-    (left,), (margin,) = (values.tolist() for values in vgg16().verdict(changed))
-    row = {"label": label, "left": left, "margin": margin, "steps": taken, "at most": L2_STEPS}
+    row = {"label": label} | judged(vgg16(), changed) | {"steps": taken, "at most": L2_STEPS}
     change = difference(image, changed)
     return [row | {name: getattr(change, name) for name in ("l2", "linf", "psnr", "ssim")}]
 

@@ -66,6 +66,11 @@ def speckle(shape: tuple[int, ...], levels: int) -> Tensor:
     return (sign * levels / 255).to(device())
 
 
+def judged(base: Base, image: Tensor) -> dict[str, float]:
+    """Features left and margin of one image (1, 3, H, W), as columns of a table."""
+    return {name: value.item() for name, value in zip(("left", "margin"), base.verdict(image), strict=True)}
+
+
 def attacked(
     base: Base, name: str, image: Tensor, *, eps: int | None, steps: int, folder: Path = OUT
 ) -> tuple[Tensor, int, float]:

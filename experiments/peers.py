@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from experiments.common import OUT, TABLES, photos, vgg16
+from experiments.common import OUT, TABLES, judged, photos, vgg16
 from experiments.tables import Row, completed, fill
 from helpers.attack import zero_out
 from helpers.base import Base, count_nonzero
@@ -145,18 +145,22 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
+def apply(recipe: Recipe, counted: Counted, image: Tensor, steps: int) -> tuple[Tensor, float]:
+    """The image (1, 3, H, W) of the PNG file that a recipe makes, and the seconds that the recipe takes."""
+    torch.manual_seed(0)
+    x = recipe(counted, image, steps)
+    seconds = time.perf_counter() - counted.start
+    counted.base.eval()  # a library may have left it in training mode
+    return load_image(save_png(x, OUT / "peer.png"), image.shape[-1]).to(image.device), seconds
+
+
 def measure(base: Base, image: Tensor, cell: Row, steps: int) -> tuple[Row, list[Row]]:
     """One recipe on one photo: its row, and the features left after every fifth step and the last one."""
-    torch.manual_seed(0)
     counted = Counted(base)
-    x = RECIPES[cell["recipe"]](counted, image, steps)
-    seconds = time.perf_counter() - counted.start
-    base.eval()  # a library may have left it in training mode
-    saved = load_image(save_png(x, OUT / "peer.png"), image.shape[-1]).to(image.device)
-    (left,), (margin,) = (values.tolist() for values in base.verdict(saved))
+    saved, seconds = apply(RECIPES[cell["recipe"]], counted, image, steps)
     first = counted.left.index(0) if 0 in counted.left else None
-    row = {
-        "steps": len(counted.left) - (cell["recipe"] == "zero_out"), "left": left, "margin": margin,
+    row = {"steps": len(counted.left) - (cell["recipe"] == "zero_out")} | judged(base, saved)
+    row |= {
         "linf": int(((saved - image).abs() * 255).round().max()), "first zero at step": first,
         "seconds to first zero": None if first is None else counted.seconds[first], "seconds": seconds,
     }  # fmt: skip

@@ -39,8 +39,9 @@ def attacked(folder: str) -> Tensor:
     return load_folder(DATA / "defences" / folder)
 
 
-def jpeg_copies(folder: str) -> Tensor:
-    return torch.cat([jpeg(attacked(folder)[SHOWN : SHOWN + 1], quality) for quality in QUALITIES])
+def jpeg_copies() -> Tensor:
+    """A matched photo after JPEG files of several qualities."""
+    return torch.cat([jpeg(attacked("matched")[SHOWN : SHOWN + 1], quality) for quality in QUALITIES])
 
 
 def noisy() -> Tensor:
@@ -66,9 +67,8 @@ SETS = {
     "donor": Images(lambda: load_image(DATA / "images" / "albatross.png"), ALL),
     "zeroed": Images(lambda: attacked("zero"), ALL),
     "zeroed_calibration": Images(lambda: attacked("zero_calibration"), ALL),
-    "zeroed_jpeg": Images(lambda: jpeg_copies("zero")),
     "matched": Images(lambda: attacked("matched"), ALL),
-    "matched_jpeg": Images(lambda: jpeg_copies("matched")),
+    "matched_jpeg": Images(jpeg_copies),
     "hardened_calibration": Images(lambda: test_split()[0][::2], base=vgg16_hardened),
     "hardened_clean": Images(lambda: test_split()[1][::3], base=vgg16_hardened),
 }

@@ -17,22 +17,29 @@ import torch
 from torch import Tensor
 
 from experiments.bench import pictures
-from experiments.common import OUT, TABLES, answers, attacked, six_classes, vgg16
-from experiments.peers import RECIPES, Counted
+from experiments.common import TABLES, answers, attacked, judged, six_classes, vgg16
+from experiments.peers import RECIPES, Counted, Recipe, apply
 from experiments.tables import Row, completed, fill
 from helpers.attack import zero_out
 from helpers.certificate import certify
 from helpers.defence.filters import FILTERS
-from helpers.images import DATA, load_image, save_png
+from helpers.images import DATA, save_png
 from helpers.visibility import difference
 from tools.results import visible
 
-OURS = {
-    "zero_out, 8/255": {},
-    "zero_out, l2 of 8": {"norm": "l2", "eps": 8.0},
-    "zero_out, least visible": {"eps": None},
-}
 METHODS = {"8/255": (8, 150), "least visible": (None, 200)}  # budget in 1/255, steps at most
+
+
+def ours(**settings: object) -> Recipe:
+    """zero_out with these settings."""
+    return lambda counted, image, steps: completed(zero_out(counted.base, image, steps=steps, **settings)).images
+
+
+OURS = {
+    "zero_out, 8/255": ours(),
+    "zero_out, l2 of 8": ours(norm="l2", eps=8.0),
+    "zero_out, least visible": ours(eps=None),
+}
 
 
 def names_of(images: Mapping[str, Tensor]) -> list[str]:
@@ -49,8 +56,7 @@ def blinded(method: str, name: str, image: Tensor) -> tuple[Tensor, int]:
 def measure(image: Tensor, cell: Row) -> Row:
     """One attack; VGG-16 and the measures of visibility judge its PNG file."""
     saved, steps = blinded(cell["method"], cell["picture"], image)
-    (left,), (margin,) = (values.tolist() for values in vgg16().verdict(saved))
-    return {"left": left, "margin": margin, "steps": steps, **asdict(difference(image, saved))}
+    return judged(vgg16(), saved) | {"steps": steps} | asdict(difference(image, saved))
 
 
 def restored(images: Mapping[str, Tensor], clean: Sequence[str], cell: Row) -> Row:
@@ -62,16 +68,8 @@ def restored(images: Mapping[str, Tensor], clean: Sequence[str], cell: Row) -> R
 
 def beside(image: Tensor, cell: Row) -> Row:
     """One recipe with at most 200 gradient steps, judged like measure."""
-    recipe = RECIPES.get(cell["recipe"])
-    if recipe:
-        torch.manual_seed(0)
-        made = recipe(Counted(vgg16()), image, 200)
-    else:
-        made = completed(zero_out(vgg16(), image, steps=200, **OURS[cell["recipe"]])).images
-    vgg16().eval()  # a library may have left it in training mode
-    saved = load_image(save_png(made, OUT / "beside.png"), image.shape[-1]).to(image.device)
-    (left,), (margin,) = (values.tolist() for values in vgg16().verdict(saved))
-    return {"left": left, "margin": margin, **asdict(difference(image, saved))}
+    saved, _ = apply((OURS | RECIPES)[cell["recipe"]], Counted(vgg16()), image, 200)
+    return judged(vgg16(), saved) | asdict(difference(image, saved))
 
 
 def main(options: Sequence[str] = ()) -> None:

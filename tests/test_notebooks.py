@@ -1,6 +1,5 @@
 """The form of the notebooks; what their cells compute is compared by nbval."""
 
-import ast
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from nbformat import NotebookNode
 from nets import corridor, lowering, noise, picture, random_net
 
+from experiments.ch02_details import loop
 from helpers.attack import zero_out
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -109,14 +109,9 @@ def test_the_order_of_a_notebook(path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def by_hand() -> object:
-    """The function zero_out_by_hand of notebook 02, with all imports and functions that stand there."""
-    cells = [cell for cell in code_cells(BOOKS[MAIN[1]]) if not is_setup(cell)]
-    nodes = [node for cell in cells for node in ast.parse(cell.source).body]
-    kept = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef)]
-    names: dict[str, object] = {}
-    exec(compile(ast.Module(kept, []), "02", "exec"), names)
-    return names["zero_out_by_hand"]
+def by_hand() -> Callable[..., torch.Tensor]:
+    """The function zero_out_by_hand of notebook 02."""
+    return loop()
 
 
 @pytest.mark.parametrize(

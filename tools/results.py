@@ -125,13 +125,13 @@ def facts() -> str:
     parts = []
     for steps, rows in at_8().items():
         zero, rest = rows[rows.left == 0], rows[rows.left > 0]
+        left = f"{rest.left.min()} to {rest.left.max()}" if len(rest) else "-"
+        change = f"{rest['total variation'].max():.1g}" if len(rest) else "-"
         found = {
             "exactly zero in the saved file": f"{len(zero)} of {len(rows)}",
             "steps, median of the zeroed": f"{zero.steps.median():.0f}",
-            "features left in the others, of 25,088": f"{rest.left.min()} to {rest.left.max()}" if len(rest) else "-",
-            "largest change of a six-class answer left in the others": f"{rest['total variation'].max():.1g}"
-            if len(rest)
-            else "-",
+            "features left in the others, of 25,088": left,
+            "largest change of a six-class answer left in the others": change,
         }
         lines = [f"| {len(rows)} images, 8/255, at most {steps} steps | |", "|---|---|"]
         parts.append("\n".join([*lines, *(f"| {name} | {value} |" for name, value in found.items())]))
