@@ -2,9 +2,9 @@
 
     python -m experiments ch06_two_bases    # goes on where it was stopped
 
-data/defences/two_bases.csv: the bundled images and two test photos; an empty eps is the least visible change, for the
-first two. data/defences/third_base.csv: what EfficientNet-Lite1, which was not attacked, makes of the files for both
-at 12/255. About an hour on one core.
+data/defences/two_bases.csv: the bundled images and two test photos; an empty eps is the least visible change.
+data/defences/third_base.csv: what EfficientNet-Lite1, which was not attacked, makes of the files for both
+at 12/255, and of random noise of that size. About an hour and a half on one core.
 """
 
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from experiments.bench import pictures
-from experiments.common import OUT, attacked, judged, lite0, vgg16
+from experiments.common import OUT, attacked, judged, lite0, speckle, vgg16
 from experiments.packages import lite
 from experiments.tables import Row, fill
 from helpers.base import Base, Classifier, count_nonzero
 from helpers.ensemble import ensemble
-from helpers.images import DATA
+from helpers.images import DATA, to_grid
 from helpers.visibility import difference
 
 BUDGETS = {12: 150, 8: 150, None: 200}  # in 1/255 -> steps at most
@@ -43,19 +43,19 @@ def measure(given: dict[str, Base], image: Tensor, cell: Row) -> Row:
 
 @torch.no_grad()
 def third(classifier: Classifier, both: Base, image: Tensor, cell: Row) -> Row:
-    """Active features and best class of a network that was not attacked: the original and the file for both."""
+    """Active features and best class of a network that was not attacked: the original, the file for both, and noise."""
     saved = attacked(both, cell["picture"], image, eps=12, steps=BUDGETS[12], folder=OUT / "both")[0]
-    pair = torch.cat([image, saved])
-    before, after = count_nonzero(classifier.base.features(pair)).tolist()
-    (clean, _), (now, _) = (answer[0] for answer in classifier.predict(pair, 1))
-    return {"active before": before, "active after": after, "class before": clean, "class after": now}
+    noisy = to_grid((image + speckle(image.shape, 12)).clamp(0, 1))
+    kinds = {"before": image, "after": saved, "noise": noisy}
+    row = {f"active {kind}": int(count_nonzero(classifier.base.features(x))) for kind, x in kinds.items()}
+    return row | {f"class {kind}": classifier.predict(x, 1)[0][0][0] for kind, x in kinds.items()}
 
 
 def main(options: Sequence[str] = ()) -> None:
     images, given = pictures(), bases()
     names = [*list(images)[:8], *list(images)[8::21][:2]]
     cells = [{"attacked": who, "eps": eps, "picture": name} for eps in (12, 8) for who in given for name in names]
-    cells += [{"attacked": "both", "eps": None, "picture": name} for name in names[:2]]
+    cells += [{"attacked": "both", "eps": None, "picture": name} for name in names]
     folder = DATA / "defences"
     fill(folder / "two_bases.csv", cells, lambda cell: [measure(given, images[cell["picture"]], cell)])
     other = lite(1).to(vgg16().mean.device)

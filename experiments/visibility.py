@@ -43,8 +43,8 @@ OURS = {
 
 
 def names_of(images: Mapping[str, Tensor]) -> list[str]:
-    """The names of the bundled images, then of every fourth photo of the bench."""
-    return [*images][:8] + [*images][8::4]
+    """The names of the bundled images, then of every fourth photo of the bench, then of the others."""
+    return list(dict.fromkeys([*images][:8] + [*images][8::4] + [*images]))
 
 
 def blinded(method: str, name: str, image: Tensor) -> tuple[Tensor, int]:
@@ -74,7 +74,7 @@ def beside(image: Tensor, cell: Row) -> Row:
 
 def main(options: Sequence[str] = ()) -> None:
     parser = argparse.ArgumentParser(prog="python -m experiments visibility", description=__doc__.split("\n")[0])
-    parser.add_argument("--pictures", type=int, default=19, help="how many: the bundled ones, then test photos")
+    parser.add_argument("--pictures", type=int, default=50, help="how many: the bundled ones, then test photos")
     given = parser.parse_args(options)
     images = pictures()
     images = {name: images[name] for name in names_of(images)[: given.pictures]}
