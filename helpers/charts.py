@@ -137,17 +137,8 @@ def strip_plot(
         ax.set_axis_off()
     high = max(max(numbers) for values in panels.values() for numbers in values.values())
     for ax, (title, values) in zip(axes.flat, panels.items(), strict=False):
-        places = list(values if to_scale else range(len(values)))
-        named = any(isinstance(value, str) for value in values)
-        style = {"linestyle": "", "marker": "_", "markersize": 16} if named else {}
-        medians = [statistics.median(numbers) for numbers in values.values()]
-        ax.plot(places, medians, color=THRESHOLD, linewidth=1, **style)
-        for place, (name, numbers) in zip(places, values.items(), strict=True):
-            colour = CLEAN if "clean" in (name, title.split(" ")[0]) else ATTACKED
-            ax.plot([place] * len(numbers), numbers, "o", color=colour, alpha=0.6, markersize=6)
+        dots_on(ax, values, title, to_scale)
         ax.set(title=title, xlabel=xlabel)
-        slanted = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
-        ax.set_xticks(places, list(map(str, values)), **slanted if any(len(str(name)) > 6 for name in values) else {})
         count_axis(ax, high, least)
         ax.margins(x=0.12)
         ax.grid(alpha=0.25)
@@ -155,6 +146,19 @@ def strip_plot(
     for ax in axes[:, 0]:
         ax.set_ylabel(ylabel)
     return figure
+
+
+def dots_on(ax: Axes, values: Mapping[object, Sequence[float]], title: str, to_scale: bool) -> None:
+    """Draw one panel of strip_plot: the dots above each value, and their medians."""
+    places = list(values if to_scale else range(len(values)))
+    named = any(isinstance(value, str) for value in values)
+    style = {"linestyle": "", "marker": "_", "markersize": 16} if named else {}
+    ax.plot(places, [statistics.median(numbers) for numbers in values.values()], color=THRESHOLD, linewidth=1, **style)
+    for place, (name, numbers) in zip(places, values.items(), strict=True):
+        colour = CLEAN if "clean" in (name, title.split(" ")[0]) else ATTACKED
+        ax.plot([place] * len(numbers), numbers, "o", color=colour, alpha=0.6, markersize=6)
+    slanted = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
+    ax.set_xticks(places, list(map(str, values)), **slanted if any(len(str(name)) > 6 for name in values) else {})
 
 
 def dot_plot(
