@@ -71,6 +71,7 @@ SECTIONS: dict[str, tuple[str, Callable[[pd.DataFrame], pd.DataFrame]]] = {
     "visibility": ("How visible the change is", as_it_is),
     "visibility_recipes": ("How visible other recipes are, at most 200 steps", as_it_is),
     "visibility_filters": ("Clean answers that come back after a filter", as_it_is),
+    "photographs": ("Whole photographs from packages", as_it_is),
     "l2": ("A budget on each pixel and on the whole change", as_it_is),
     "peers": ("Beside other recipes, 8/255", peers),
     "peers_bfloat16": ("Beside other recipes, 8/255, version 1", peers),

@@ -76,6 +76,7 @@ APPENDIX = [
     Notebook("appendix/03_explanations", "Saliency maps and Grad-CAM", "What do they show of a zeroed image?", 1),
     Notebook("appendix/05_detectors", "All detectors", "How do eleven detectors compare, alone and together?", 1),
     Notebook("appendix/05_readers", "Readers and filters", "What can a linear probe still read?", 1),
+    Notebook("appendix/06_pipeline", "The whole defence", "Does knowing every check help the attacker?", 1),
     Notebook("appendix/06_memory", "A defence with a memory", "Who is caught when all images are compared?", 1),
     Notebook("appendix/06_positions", "Every position", "What does matching leave at each place of the image?", 1),
     Notebook("appendix/06_hardening", "Hardening the base", "Can the base be trained to resist?", 1),
