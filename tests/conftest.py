@@ -78,6 +78,17 @@ def server() -> Iterator[tuple[str, dict[str, bytes]]]:
     thread.join()
 
 
+@pytest.fixture
+def style() -> None:
+    """The look of all figures, and none open."""
+    import matplotlib.pyplot as plt
+
+    from helpers.plots import use_style
+
+    plt.close("all")
+    use_style()
+
+
 @pytest.fixture(scope="session")
 def vgg() -> Base:
     return vgg16_base()

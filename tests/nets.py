@@ -1,6 +1,10 @@
 """Tiny networks whose answer to the attack is known in closed form. Levels are grey levels, 1/255."""
 
+import io
+
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from helpers.networks import Base
@@ -11,12 +15,6 @@ SIZE = 8
 def picture(*levels: float, size: int = SIZE) -> Tensor:
     """Plain images (N, 3, size, size) of the given grey levels."""
     return torch.tensor(levels).view(-1, 1, 1, 1).expand(-1, 3, size, size).div(255).contiguous()
-
-
-def ramp(size: int = SIZE) -> Tensor:
-    """An image (1, 3, size, size) that holds many grey levels from 0 to 255."""
-    levels = torch.linspace(0, 255, size * size).round().view(1, 1, size, size)
-    return levels.expand(-1, 3, -1, -1).div(255).contiguous()
 
 
 def noise(number: int = 1, seed: int = 0, size: int = SIZE) -> Tensor:
@@ -92,3 +90,18 @@ class Fuse(nn.Module):
         if self.error is not None:
             raise self.error
         return self.body(x)
+
+
+def fused(error: BaseException | None = None) -> Base:
+    """lowering(90.5), which raises `error` on every pass. The error may be changed: base.body.error."""
+    base = lowering(body=Fuse)
+    base.body.error = error
+    return base
+
+
+def encoded(image: Image.Image | np.ndarray, kind: str = "PNG", **settings: object) -> bytes:
+    """An image as the bytes of a file."""
+    content = io.BytesIO()
+    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    image.save(content, kind, **settings)
+    return content.getvalue()

@@ -1,6 +1,5 @@
 """Figures of numbers show every value they are given."""
 
-import matplotlib.pyplot as plt
 import pytest
 from matplotlib.axes import Axes
 from pandas import DataFrame
@@ -8,11 +7,7 @@ from pandas import DataFrame
 from helpers import plots
 from helpers.charts import chain, curves, dot_plot, heat_map, histograms, label_line_ends, roc_curves, strip_plot
 
-
-@pytest.fixture(autouse=True)
-def style() -> None:
-    plt.close("all")
-    plots.use_style()
+pytestmark = pytest.mark.usefixtures("style")
 
 
 def ticks(ax: Axes, axis: str = "y") -> list[str]:
@@ -99,9 +94,6 @@ def test_a_chain_has_an_arrow_between_boxes_and_a_cross_where_a_defence_is_bypas
     (ax,) = chain(stages, attacks={"image": "changed"}, defences=notes, bypassed=["head"]).axes
     texts = {text.get_text(): text for text in ax.texts}
     assert texts.keys() == {*stages, "", "changed", "blur", "norm"}, "the arrows between boxes carry no text"
-    assert [texts[name].get_color() for name in ("changed", "blur", "norm")] == [
-        plots.ATTACKED,
-        plots.CLEAN,
-        plots.RANDOM,
-    ]
+    colours = [texts[name].get_color() for name in ("changed", "blur", "norm")]
+    assert colours == [plots.ATTACKED, plots.CLEAN, plots.RANDOM]
     assert [line.get_xdata()[0] for line in ax.lines] == [2]

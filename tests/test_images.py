@@ -1,6 +1,5 @@
 """Reading, writing and comparing images."""
 
-import io
 import operator
 import os
 import sys
@@ -13,9 +12,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from nets import levels, noise, picture
+from nets import encoded, levels, noise, picture
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from helpers import images as module
@@ -36,13 +34,6 @@ from helpers.images import (
 COLOUR = (200, 40, 90)
 ARRAY = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)  # without any symmetry
 TENSOR = torch.from_numpy(ARRAY).permute(2, 0, 1)
-
-
-def encoded(image: Image.Image | np.ndarray, kind: str = "PNG", **settings: object) -> bytes:
-    buffer = io.BytesIO()
-    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-    image.save(buffer, kind, **settings)
-    return buffer.getvalue()
 
 
 def plain(mode: str, colour: object, size: int = 32) -> Image.Image:
@@ -162,13 +153,6 @@ def test_a_decompression_bomb_is_refused() -> None:
     bomb = CONTENT[:12] + header + zlib.crc32(header).to_bytes(4, "big") + CONTENT[33:]
     with pytest.raises(ValueError, match=r"exceeds limit"):
         load_image(bomb)
-
-
-def test_a_png_with_a_huge_text_gets_one_sentence() -> None:
-    text = PngInfo()
-    text.add_text("comment", "0" * 2_000_000, zip=True)
-    with pytest.raises(ValueError, match=r"^this bytes cannot be read .*; .*save it as PNG"):
-        load_image(encoded(ARRAY, pnginfo=text))
 
 
 def test_a_page_that_is_not_there_or_breaks_off(server: tuple[str, dict[str, bytes]]) -> None:

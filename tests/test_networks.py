@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from nets import SIZE, lowering, noise, picture, random_net
+from nets import SIZE, noise, random_net
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from helpers import weights
 from helpers.base import check_base
 from helpers.networks import Base, Classifier, embed, from_timm, train_head
-from helpers.splitting import TruncatedModule
 
 
 def assert_frozen(network: nn.Module) -> None:
@@ -135,29 +134,15 @@ def test_images_that_a_network_cannot_read_are_named() -> None:
 # --- Classifier ---------------------------------------------------------------------------------
 
 
-def classifier_on(base: Base) -> Classifier:
-    with torch.random.fork_rng([]):
-        torch.manual_seed(1)
-        head = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(base.feature_shape), 4))
-    return Classifier(base, head, ["ant", "bee", "cat", "dog"])
-
-
 def test_predictions_are_ordered_and_belong_to_their_labels() -> None:
-    classifier, x = classifier_on(random_net()), noise(3)
+    x, labels = noise(3), ["ant", "bee", "cat", "dog"]
+    classifier = Classifier(random_net(), nn.Sequential(nn.Flatten(), nn.Linear(80, 4)), labels)
     for row, answer in zip(classifier(x).softmax(1), classifier.predict(x, top=3), strict=True):
         assert [p for _, p in answer] == sorted(row.tolist(), reverse=True)[:3]
-        assert dict(answer).items() <= dict(zip(classifier.labels, row.tolist(), strict=True)).items()
+        assert dict(answer).items() <= dict(zip(labels, row.tolist(), strict=True)).items()
     assert len(classifier.predict(x, top=10)[0]) == 4
     with pytest.raises(ValueError, match=r"from 0 to 255; give \[0, 1\], before normalisation"):
         classifier.predict(x / x.max() * 255)
-
-
-def test_zeroed_pictures_get_the_blank_prediction() -> None:
-    """Zero features leave head(0), to the last bit, whatever the picture shows."""
-    classifier = classifier_on(lowering(90.5))
-    for dark in (picture(0.0), picture(90.0), noise() * 80 / 255):
-        assert torch.equal(classifier.probabilities(dark)[0], classifier.blank())
-    assert not torch.equal(classifier.probabilities(picture(92.0))[0], classifier.blank())
 
 
 # --- any network that timm knows ----------------------------------------------------------------
@@ -180,20 +165,16 @@ def test_from_timm_splits_at_the_last_activation(name: str, shape: tuple[int, ..
     assert isinstance(base.rest, nn.Identity) if threshold is None else base.pre_activations(x).min() < 0
 
 
-def test_from_timm_leaves_timms_weights_as_they_are() -> None:
+def test_from_timm_passes_seed_and_settings_on() -> None:
     with torch.random.fork_rng([]):
         torch.manual_seed(3)
-        wanted = timm.create_model("test_resnet", num_classes=7).state_dict()
+        wanted = timm.create_model("test_vit", num_classes=7, img_size=32).state_dict()
     state = torch.get_rng_state()
-    found = from_timm("test_resnet", seed=3, num_classes=7)
+    found = from_timm("test_vit", seed=3, num_classes=7, img_size=32, dynamic_img_size=False)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(found.head.model.state_dict()[k], v) for k, v in wanted.items())
-    assert found.labels == [str(i) for i in range(7)]
-
-
-def test_from_timm_reads_pictures_of_the_size_it_is_asked_for() -> None:
-    base = from_timm("test_vit", img_size=32, dynamic_img_size=False).base
-    assert base.size == 32 and base.features(noise(size=32)).shape == (1, *base.feature_shape)
+    assert found.labels == [str(i) for i in range(7)] and found.base.size == 32
+    assert found(noise(size=32)).shape == (1, 7)
 
 
 @pytest.mark.parametrize(
@@ -219,12 +200,6 @@ def test_trained_weights_without_the_internet(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(timm, "create_model", create)
     with pytest.raises(ValueError, match=r"\(no route\); .*trained weights need the Internet"):
         from_timm("timm/resnet18.a1_in1k")
-
-
-def test_a_layer_to_split_at_that_does_not_run_says_so() -> None:
-    model = nn.ModuleList([nn.Conv2d(3, 1, 1), nn.ReLU()])
-    with pytest.raises(RuntimeError, match="did not run"):
-        TruncatedModule(model[0], model, model[1], 1, SIZE)(noise())
 
 
 # --- transfer learning --------------------------------------------------------------------------
@@ -254,7 +229,8 @@ def test_a_trained_head_agrees_with_scikit_learn(classes: int) -> None:
 def test_a_trained_head_takes_features_that_are_known() -> None:
     base, (images, labels) = random_net(), coloured(3)
     wanted = train_head(base, images, labels).probabilities(images)
-    features = embed(base, images)
+    features, in_batches = embed(base, images), embed(base, images, batch=5)
+    assert torch.allclose(in_batches, base.features(images).flatten(1), atol=1e-5) and not features.requires_grad
     means = features.unflatten(1, base.feature_shape).mean((2, 3))
     hook = base.body.register_forward_pre_hook(lambda *_: pytest.fail("the features were computed again"))
     known, averaged = (train_head(base, images, labels, features=given) for given in (features, means))
@@ -283,9 +259,3 @@ def test_features_that_are_no_maps_are_refused_before_work() -> None:
     base.body.register_forward_pre_hook(lambda *_: pytest.fail("the network ran"))
     with pytest.raises(ValueError, match=r"features of flat have shape \(4, 2\); .*, so give a base"):
         train_head(base, images, labels)
-
-
-def test_embed_goes_in_batches_and_keeps_the_order() -> None:
-    base, images = random_net(), noise(5)
-    found = embed(base, images, batch=2)
-    assert torch.allclose(found, base.features(images).flatten(1), atol=1e-5) and not found.requires_grad

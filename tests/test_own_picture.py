@@ -1,6 +1,5 @@
 """Images as readers bring them: straight from a phone."""
 
-import io
 import runpy
 import sys
 import types
@@ -10,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from nets import encoded
 from PIL import Image, features
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
@@ -24,12 +24,6 @@ def photo() -> Image.Image:
     image = Image.new("RGB", (400, 300), BLUE)
     image.paste(RED, (0, 0, 200, 300))
     return image
-
-
-def encoded(image: Image.Image, kind: str, **settings: object) -> bytes:
-    content = io.BytesIO()
-    image.save(content, kind, **settings)
-    return content.getvalue()
 
 
 def assert_upright(image: torch.Tensor) -> None:

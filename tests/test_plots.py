@@ -8,12 +8,11 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from nets import noise, picture
+from nets import encoded, noise, picture
 from PIL import Image
 
 from helpers import plots
 from helpers.plots import (
-    amplification,
     before_after,
     channel_mosaic,
     contrast,
@@ -27,10 +26,7 @@ BEFORE = [("bird", 0.9), ("food", 0.06), ("flower", 0.04)]
 AFTER = [("food", 0.5), ("flower", 0.3), ("bird", 0.2)]
 
 
-@pytest.fixture(autouse=True)
-def style() -> None:
-    plt.close("all")
-    plots.use_style()
+pytestmark = pytest.mark.usefixtures("style")
 
 
 def rendered(figure: Figure) -> np.ndarray:
@@ -60,11 +56,10 @@ def test_a_figure_is_displayed_with_its_text_and_a_caption_and_closed(monkeypatc
 
 def test_a_large_photo_becomes_a_jpeg_close_to_its_pixels() -> None:
     level = np.random.default_rng(0).integers(100, 108, (700, 700, 3), dtype=np.uint8)
-    png = io.BytesIO()
-    Image.fromarray(level).save(png, "png")
-    content, _ = plots.described(png.getvalue(), "Grey noise")
+    png = encoded(level)
+    content, _ = plots.described(png, "Grey noise")
     small = content["image/jpeg"]
-    assert len(small) < len(png.getvalue()) and content["text/plain"] == "Grey noise"
+    assert len(small) < len(png) and content["text/plain"] == "Grey noise"
     assert np.abs(np.asarray(Image.open(io.BytesIO(small)), int) - level).mean() < 3
 
 
@@ -87,15 +82,12 @@ def test_pixels_are_shown_as_they_are() -> None:
             assert np.array_equal(drawn, level.repeat(factor, 0).repeat(factor, 1)), (name, panel)
 
 
-def test_the_change_is_drawn_around_grey_and_names_its_factor() -> None:
-    figure = before_after(picture(100.0), picture(108.0))
-    assert figure.axes[1].get_title() == "change x 10"
-    assert pixels_in(rendered(figure), figure.axes[1])[9, 9].tolist() == pytest.approx([127.5 + 80] * 3, abs=1)
-
-
-@pytest.mark.parametrize("level, factor", [(0, 50), (4, 30), (16, 5), (255, 1)])
-def test_a_change_is_amplified_as_far_as_it_stays_visible(level: int, factor: int) -> None:
-    assert amplification(torch.tensor([0.0, -level / 255])) == factor
+@pytest.mark.parametrize("level, factor", [(0, 50), (4, 30), (8, 10), (16, 5), (255, 1)])
+def test_a_change_is_drawn_around_grey_as_large_as_it_stays_visible(level: int, factor: int) -> None:
+    figure = before_after(picture(255.0), picture(255.0 - level))
+    assert figure.axes[1].get_title() == f"change x {factor}"
+    shown = pixels_in(rendered(figure), figure.axes[1])[9, 9].tolist()
+    assert shown == pytest.approx([max(127.5 - factor * level, 0)] * 3, abs=1)
 
 
 def test_the_same_classes_have_the_same_order_in_all_panels() -> None:

@@ -11,7 +11,7 @@ import ipywidgets as widgets
 import matplotlib.pyplot as plt
 import pytest
 import torch
-from nets import lowering, picture
+from nets import encoded, lowering, picture
 from PIL import Image
 from torch import nn
 
@@ -23,9 +23,7 @@ VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 def grey(level: int) -> bytes:
-    content = io.BytesIO()
-    Image.new("RGB", (8, 8), (level, level, level)).save(content, "png")
-    return content.getvalue()
+    return encoded(Image.new("RGB", (8, 8), (level, level, level)))
 
 
 @pytest.fixture
@@ -63,14 +61,10 @@ def test_a_slider_changes_the_image(shown: list, made: Callable) -> None:
 def test_a_page_without_a_kernel_shows_the_first_image_or_a_still(shown: list) -> None:
     figure = plt.figure(figsize=(3, 2))
     for still in (None, figure):
-        sliders.browse({"step": [10, 20]}, grey_of_step, alt="Greys", still=still)
+        sliders.browse({"step": [10, 20]}, lambda step: grey(step), alt="Greys", still=still)
     first, second = (Image.open(io.BytesIO(content["image/png"])) for content in shown)
     assert first.size == (8, 8) and first.getpixel((4, 4)) == (10, 10, 10) and second.size == (300, 200)
     assert shown[0]["text/plain"] == "Greys" and VIEW in shown[0]
-
-
-def grey_of_step(step: int) -> bytes:
-    return grey(step)
 
 
 @pytest.mark.parametrize(("answers", "verdict"), [("llr", "3 of 3 right"), ("rrr", "1 of 3 right")])

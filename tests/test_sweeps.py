@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from nets import Fuse, lowering, noise, picture, random_net
+from nets import fused, lowering, noise, picture, random_net
 from torch import nn
 
 from helpers import sweeps
@@ -27,12 +27,6 @@ STEADY = {"steps": 40, "step_size": 4 / 255}
 def far() -> Base:
     """Inactive where red is at most 90; a module-level function, so that each worker can call it."""
     return lowering(90.5)
-
-
-def fused() -> tuple[Base, Fuse]:
-    base = far()
-    base.body = Fuse(base.body).eval()
-    return base, base.body
 
 
 def test_a_grid_is_every_combination_in_order() -> None:
@@ -70,10 +64,10 @@ def test_known_answers() -> None:
 
 def test_what_is_stored_is_not_computed_again(tmp_path: Path) -> None:
     path, images = tmp_path / "new" / "table.csv", {"a": noise(seed=1), "b": noise(seed=2)}
-    cells, (base, fuse) = grid(eps=[2 / 255, 1 / 3], steps=[0, 3]), fused()
+    cells, base = grid(eps=[2 / 255, 1 / 3], steps=[0, 3]), fused()
     first = sweep({"net": base}, images, cells, path=path)
     path.write_bytes("\ufeff".encode() + path.read_bytes())  # as Excel saves it
-    fuse.error = AssertionError("computed again")
+    base.body.error = AssertionError("computed again")
     pd.testing.assert_frame_equal(first, sweep({"net": base}, images, cells, path=path))
     pd.testing.assert_frame_equal(first, read(path))
     assert sweep({"net": base}, images, cells[::-1], path=path).steps.tolist() == [3, 3, 0, 0] * 2
@@ -99,11 +93,10 @@ def test_a_stopped_sweep_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_failing_attack_is_recorded_and_tried_again(tmp_path: Path) -> None:
-    path, (base, fuse) = tmp_path / "table.csv", fused()
-    fuse.error = RuntimeError("no luck\nlong story")
+    path, base = tmp_path / "table.csv", fused(RuntimeError("no luck\nlong story"))
     table = sweep({"net": base, "other": far}, {"a": noise()}, [{"steps": 1}], path=path)
     assert table.error[0] == "RuntimeError: no luck" and pd.isna(table.left[0]) and pd.isna(table.error[1])
-    fuse.error = None
+    base.body.error = None
     table = sweep({"net": base}, {"a": noise()}, [{"steps": 1}], path=path)
     assert table.error.isna().all() and len(read(path)) == 2
 
@@ -146,11 +139,7 @@ def dask() -> Executor:
     return client.get_executor()
 
 
-def threads() -> Executor:
-    return ThreadPoolExecutor(2)
-
-
-@pytest.mark.parametrize("make", [threads, Elsewhere, dask], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", [lambda: ThreadPoolExecutor(2), Elsewhere, dask], ids=["threads", "pickled", "dask"])
 def test_any_executor_gives_the_same_table(make: Callable[[], Any], tmp_path: Path) -> None:
     images = {"a": noise(seed=1), "b": noise(seed=2)}
     cells = grid(eps=[4 / 255, 8 / 255], steps=3, loss=["hinge", LOSSES["norm"]])
@@ -182,14 +171,14 @@ def test_a_worker_that_dies_is_recorded() -> None:
 # --- losses, pick, bisect ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", list(LOSSES))
-def test_every_loss_has_a_finite_gradient_for_active_and_inactive_units(name: str) -> None:
+def test_every_loss_has_a_finite_gradient_for_active_and_inactive_units() -> None:
     z = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    for start in (z, -z.abs()):
-        maps = start.clone().requires_grad_()
-        loss = LOSSES[name](maps, 0.5)
-        assert torch.isfinite(torch.autograd.grad(loss.sum(), maps)[0]).all()
-        assert torch.allclose(LOSSES[name](start.flatten(1), 0.5), loss.flatten(1)), "outputs of any shape"
+    for name, loss in LOSSES.items():
+        for start in (z, -z.abs()):
+            maps = start.clone().requires_grad_()
+            found = loss(maps, 0.5)
+            assert torch.isfinite(torch.autograd.grad(found.sum(), maps)[0]).all(), name
+            assert torch.allclose(loss(start.flatten(1), 0.5), found.flatten(1)), f"{name} of outputs of any shape"
 
 
 def test_every_loss_lowers_the_features() -> None:
@@ -238,10 +227,8 @@ my_norm.__name__ = "norm"  # would get the rows of LOSSES["norm"]
     ],
 )
 def test_bad_settings_are_one_error_before_any_work(cell: dict, message: str) -> None:
-    base, fuse = fused()
-    fuse.error = AssertionError("computed")
     with pytest.raises(ValueError, match=message):
-        sweep({"net": base}, {"a": noise()}, [{}, cell])
+        sweep({"net": fused(AssertionError("computed"))}, {"a": noise()}, [{}, cell])
 
 
 def test_bad_images_and_paths_are_one_error(tmp_path: Path) -> None:
