@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from helpers import weights
 from helpers.base import check_base
 from helpers.networks import Base, Classifier, embed, from_timm, train_head
+from helpers.splitting import TruncatedModule
 
 
 def assert_frozen(network: nn.Module) -> None:
@@ -200,6 +201,12 @@ def test_trained_weights_without_the_internet(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(timm, "create_model", create)
     with pytest.raises(ValueError, match=r"\(no route\); .*trained weights need the Internet"):
         from_timm("timm/resnet18.a1_in1k")
+
+
+def test_a_layer_to_split_at_that_does_not_run_says_so() -> None:
+    model = nn.ModuleList([nn.Conv2d(3, 1, 1), nn.ReLU()])
+    with pytest.raises(RuntimeError, match="did not run"):
+        TruncatedModule(model[0], model, model[1], 1, SIZE)(noise())
 
 
 # --- transfer learning --------------------------------------------------------------------------
