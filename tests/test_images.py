@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nets import encoded, levels, noise, picture
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from helpers import images as module
@@ -153,6 +154,13 @@ def test_a_decompression_bomb_is_refused() -> None:
     bomb = CONTENT[:12] + header + zlib.crc32(header).to_bytes(4, "big") + CONTENT[33:]
     with pytest.raises(ValueError, match=r"exceeds limit"):
         load_image(bomb)
+
+
+def test_a_png_with_a_huge_text_gets_one_sentence() -> None:
+    text = PngInfo()
+    text.add_text("comment", "0" * 2_000_000, zip=True)
+    with pytest.raises(ValueError, match=r"^this bytes cannot be read .*; .*save it as PNG"):
+        load_image(encoded(ARRAY, pnginfo=text))
 
 
 def test_a_page_that_is_not_there_or_breaks_off(server: tuple[str, dict[str, bytes]]) -> None:
