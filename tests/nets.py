@@ -17,6 +17,12 @@ def picture(*levels: float, size: int = SIZE) -> Tensor:
     return torch.tensor(levels).view(-1, 1, 1, 1).expand(-1, 3, size, size).div(255).contiguous()
 
 
+def ramp(size: int = SIZE) -> Tensor:
+    """An image (1, 3, size, size) that holds many grey levels from 0 to 255."""
+    levels = torch.linspace(0, 255, size * size).round().view(1, 1, size, size)
+    return levels.expand(-1, 3, -1, -1).div(255).contiguous()
+
+
 def noise(number: int = 1, seed: int = 0, size: int = SIZE) -> Tensor:
     """Random images (number, 3, size, size) on the 8-bit grid."""
     generator = torch.Generator().manual_seed(seed)

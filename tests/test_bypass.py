@@ -8,11 +8,13 @@ import pytest
 import torch
 from nets import SIZE, levels, lowering, noise, picture, random_net
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers.base import Base
 from helpers.defence.adaptive import feature_matching_loss, identity, minimise_loss, straight_through, zero_out_loss
-from helpers.defence.filters import fewer_bits
-from helpers.defence.readouts import extract_readouts
+from helpers.defence.filters import FILTERS, fewer_bits, shrink_and_pad
+from helpers.defence.readouts import channel_means, extract_readouts
 from helpers.images import DATA, load_folder, load_image, load_photos, on_grid
 
 
@@ -99,6 +101,43 @@ def test_attacking_through_a_filter_zeroes_behind_it() -> None:
 def test_bad_input_gets_one_clear_error(settings: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         minimise_loss(lowering(), **({"loss": to_black, "images": picture(100)} | settings))
+
+
+# --- devices --------------------------------------------------------------------------------------
+
+
+class EverythingHolds(TorchDispatchMode):
+    """Where a tensor without data is asked for a number or a truth, the answer is 0.5, 1 or True."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func == torch.ops.aten.equal.default:
+            return True
+        if func == torch.ops.aten._local_scalar_dense.default:
+            return 0.5 if args[0].is_floating_point() else args[0].dtype == torch.bool or 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_an_attack_stays_on_the_device_of_the_base() -> None:
+    """Tensors without data refuse those on the CPU."""
+    base = random_net().to("meta")
+    with EverythingHolds():
+        for loss in (feature_matching_loss(base, noise(), ends=(2,), match_active=True), zero_out_loss(base)):
+            moved = minimise_loss(base, loss, noise(), transforms=[shrink_and_pad], steps=1)
+            assert moved.device.type == "meta"
+
+
+def test_readouts_and_filters_stay_on_a_gpu() -> None:
+    """Fake tensors that claim to be on a GPU refuse those on the CPU. (JPEG leaves torch, and returns.)"""
+    base = random_net()
+    with FakeTensorMode() as fake, EverythingHolds():
+        for module in base.modules():
+            for tensors in (module._parameters, module._buffers):
+                tensors |= {n: fake.from_tensor(t).to("cuda") for n, t in tensors.items() if t is not None}
+        images = torch.rand(2, 3, 32, 32, device="cuda")
+        assert channel_means(base, images, ends=(2,))[0].features.device.type == "cuda"
+        assert extract_readouts(base, images, ends=(2,)).features.device.type == "cpu"
+        for name in FILTERS.keys() - {"JPEG 75"}:
+            assert FILTERS[name](images).device.type == "cuda", name
 
 
 # --- what is stored -------------------------------------------------------------------------------

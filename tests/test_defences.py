@@ -5,7 +5,7 @@ import io
 import numpy as np
 import pytest
 import torch
-from nets import SIZE, encoded, lowering, noise, picture, random_net
+from nets import SIZE, lowering, noise, picture, random_net
 from PIL import Image
 from torch import Tensor, nn
 
@@ -15,9 +15,9 @@ from helpers.defence.filters import FILTERS, fewer_bits, filtered, jpeg, median,
 from helpers.defence.hardening import vgg16_hardened
 from helpers.defence.readers import fit_readers, probe, top_labels
 from helpers.defence.readouts import READERS, Readout, extract_readouts, stored_readouts
-from helpers.heads import fit_head
+from helpers.heads import as_linear, fit_head
 from helpers.images import on_grid
-from helpers.networks import vgg16_base
+from helpers.networks import train_head, vgg16_base
 
 
 def readout(features: Tensor) -> Readout:
@@ -54,11 +54,16 @@ def test_a_readout_agrees_with_the_base_in_every_batch_size() -> None:
         assert found.intermediate.shape == (5, 6)
 
 
-def test_what_cannot_be_read_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"random has 3 layers, not \(17, 24\); give other ends"):
-        extract_readouts(random_net(), noise(), ends=(17, 24))
-    with pytest.raises(ValueError, match=r"no layers in sequence; give vgg16_base\(\)"):
-        extract_readouts(lowering(), noise(), ends=())
+@pytest.mark.parametrize(
+    ("base", "ends", "message"),
+    [
+        (random_net(), (17, 24), r"random has 3 layers, not \(17, 24\); give other ends"),
+        (lowering(), (), r"no layers in sequence; give vgg16_base\(\)"),
+    ],
+)
+def test_what_cannot_be_read_is_refused(base: Base, ends: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        extract_readouts(base, noise(), ends=ends)
 
 
 def test_readers_keep_zero_at_zero_and_scale_the_faintest_features_up() -> None:
@@ -85,6 +90,16 @@ def test_a_sample_of_the_stored_readouts_is_true(vgg: Base) -> None:
 
 
 # --- heads ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("labels", [["a", "b", "c"] * 4, ["a", "b"] * 6])
+def test_fit_head_is_the_head_that_train_head_trains(labels: list[str]) -> None:
+    base, images = random_net(), noise(12)
+    features = extract_readouts(base, images, ends=()).features
+    head = fit_head(features, labels)
+    given = head.predict_proba(features.numpy())
+    assert np.allclose(as_linear(head)(features).softmax(1).numpy(), given, atol=1e-5)
+    assert np.allclose(train_head(base, images, labels).probabilities(images).numpy(), given, atol=0.02)
 
 
 def test_top_labels_are_ordered() -> None:
@@ -124,8 +139,9 @@ def test_filters_give_images_and_leave_theirs_alone(name: str) -> None:
 
 def test_jpeg_is_that_of_a_file() -> None:
     image = noise(size=32)
-    content = encoded((image[0] * 255).byte().permute(1, 2, 0).numpy(), "JPEG", quality=50)
-    stored = torch.from_numpy(np.array(Image.open(io.BytesIO(content)))).permute(2, 0, 1) / 255
+    stream = io.BytesIO()
+    Image.fromarray((image[0] * 255).byte().permute(1, 2, 0).numpy()).save(stream, "JPEG", quality=50)
+    stored = torch.from_numpy(np.asarray(Image.open(stream)).copy()).permute(2, 0, 1) / 255
     assert torch.equal(jpeg(image, 50)[0], stored) and on_grid(jpeg(image, 50))
 
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from nets import SIZE, noise
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -14,11 +13,10 @@ from helpers import base as base_module
 from helpers import networks
 from helpers.attack import zero_out
 from helpers.base import Base, Classifier
-from helpers.defence import readouts
-from helpers.defence.adaptive import feature_matching_loss, minimise_loss, zero_out_loss
-from helpers.defence.filters import FILTERS
 from helpers.networks import embed
 from helpers.splitting import Method, TruncatedModule
+
+SIZE = 8
 
 
 @pytest.fixture
@@ -26,7 +24,7 @@ def classifier(monkeypatch: pytest.MonkeyPatch) -> Iterator[Classifier]:
     """A split network made on a fake GPU; what reads values, which fake tensors lack, is left out."""
     monkeypatch.setattr(base_module, "zero_threshold", lambda *_: 0.0)
     monkeypatch.setattr(Base, "to", lambda self, **_: self)  # fake parameters cannot always change their layout
-    for module in (base_module, networks, readouts):
+    for module in (base_module, networks):
         monkeypatch.setattr(module, "check_images", lambda *_: None)
     with FakeTensorMode(), torch.device("cuda"):
         model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
@@ -36,11 +34,6 @@ def classifier(monkeypatch: pytest.MonkeyPatch) -> Iterator[Classifier]:
             yield Classifier(base, Method(body.resume, model), list("abcde"))
 
 
-def sequence(classifier: Classifier) -> Base:
-    """Its convolution and a ReLU."""
-    return Base(nn.Sequential(classifier.base.body.model[0]), nn.ReLU(), size=SIZE)
-
-
 USES = {
     "features": (lambda c, x: c.base(x.cuda()), "cuda"),
     "verdict": (lambda c, x: c.base.verdict(x)[1], "cuda"),
@@ -48,8 +41,6 @@ USES = {
     "probabilities": (lambda c, x: c.probabilities(x), "cuda"),
     "blank": (lambda c, x: c.blank(), "cuda"),
     "embed": (lambda c, x: embed(c.base, x), "cpu"),
-    "channel means": (lambda c, x: readouts.channel_means(sequence(c), x.cuda(), ends=(1,))[0].features, "cuda"),
-    "readouts": (lambda c, x: readouts.extract_readouts(sequence(c), x, ends=(1,)).features, "cpu"),
 }
 
 
@@ -81,21 +72,16 @@ def meta_base(monkeypatch: pytest.MonkeyPatch) -> Iterator[Base]:
     """On the meta device, autograd runs, and a CPU tensor or a copy to the CPU raises."""
     monkeypatch.setattr(Tensor, "tolist", lambda self: [0] * len(self))  # the one copy that is meant
     with EverythingIsTrue():
-        base = Base(nn.Sequential(nn.Identity()), nn.ReLU(), mean=0.5, size=SIZE).to("meta")
+        base = Base(nn.Identity(), nn.ReLU(), mean=0.5, size=SIZE).to("meta")
         base.threshold = 0.0
         yield base
 
 
-ON_DEVICE = [FILTERS[name] for name in FILTERS if name != "JPEG 75"]  # which leaves torch, and returns
 ATTACKS = {
     "linf": lambda base, x: zero_out(base, x, steps=2, eps=1.0).images,
     "l2": lambda base, x: zero_out(base, x, steps=2, eps=1.0, norm="l2").images,
     "least visible": lambda base, x: zero_out(base, x, steps=2, eps=None).images,
     "random start": lambda base, x: zero_out(base, x, steps=2, eps=1.0, random_start=True).images,
-    "feature matching through filters": lambda base, x: minimise_loss(
-        base, feature_matching_loss(base, noise(), ends=(1,), match_active=True), x, transforms=ON_DEVICE, steps=5
-    ),
-    "zero-out loss": lambda base, x: minimise_loss(base, zero_out_loss(base), x, steps=1),
     "universal": lambda base, x: universal(base, x, steps=2, batch=2),
 }
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from nets import noise, random_net
 
-from experiments.ch06_hardening import convolved, harden, unchanged
+from experiments.ch06_hardening import backward, convolved, distance, harden, unchanged
 from helpers.base import Base
 from helpers.defence.adaptive import minimise_loss, zero_out_loss
 from helpers.defence.hardening import apply_channel_affine, vgg16_hardened
@@ -23,6 +23,16 @@ def test_convolutions_are_scaled_and_shifted_as_in_training_and_the_base_stays()
     twice = apply_channel_affine(base, unchanged(base) | {"scale.1": torch.full((5,), 2.0)}, "twice")
     assert torch.allclose(twice.pre_activations(images), 2 * before, rtol=1e-4, atol=1e-4)
     assert made.sha256 != base.sha256 == apply_channel_affine(base, unchanged(base), "same").sha256
+
+
+def test_one_half_of_the_perturbations_goes_to_zero_the_other_away_from_the_clean_images() -> None:
+    base, clean = random_net(), noise(4)
+    x = (clean * 0.9 + 0.1 * noise(4, seed=1)).clamp(0, 1)
+    direction, mean = backward(base, unchanged(base), clean, x)
+    target, before, after = (base.pre_activations(y) for y in (clean, x, x + 1e-3 * direction.sign()))
+    assert distance(before, target).mean().item() == pytest.approx(mean, rel=1e-4)
+    assert (distance(after, target) > distance(before, target))[2:].all()
+    assert (torch.relu(after + 1).flatten(1).sum(1) < torch.relu(before + 1).flatten(1).sum(1))[:2].all()
 
 
 def test_a_hardened_base_moves_less_and_training_repeats() -> None:

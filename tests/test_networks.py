@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from nets import SIZE, noise, random_net
+from nets import SIZE, lowering, noise, picture, random_net
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -135,15 +135,29 @@ def test_images_that_a_network_cannot_read_are_named() -> None:
 # --- Classifier ---------------------------------------------------------------------------------
 
 
+def classifier_on(base: Base) -> Classifier:
+    with torch.random.fork_rng([]):
+        torch.manual_seed(1)
+        head = nn.Sequential(nn.Flatten(), nn.Linear(math.prod(base.feature_shape), 4))
+    return Classifier(base, head, ["ant", "bee", "cat", "dog"])
+
+
 def test_predictions_are_ordered_and_belong_to_their_labels() -> None:
-    x, labels = noise(3), ["ant", "bee", "cat", "dog"]
-    classifier = Classifier(random_net(), nn.Sequential(nn.Flatten(), nn.Linear(80, 4)), labels)
+    classifier, x = classifier_on(random_net()), noise(3)
     for row, answer in zip(classifier(x).softmax(1), classifier.predict(x, top=3), strict=True):
         assert [p for _, p in answer] == sorted(row.tolist(), reverse=True)[:3]
-        assert dict(answer).items() <= dict(zip(labels, row.tolist(), strict=True)).items()
+        assert dict(answer).items() <= dict(zip(classifier.labels, row.tolist(), strict=True)).items()
     assert len(classifier.predict(x, top=10)[0]) == 4
     with pytest.raises(ValueError, match=r"from 0 to 255; give \[0, 1\], before normalisation"):
         classifier.predict(x / x.max() * 255)
+
+
+def test_zeroed_pictures_get_the_blank_prediction() -> None:
+    """Zero features leave head(0), to the last bit, whatever the picture shows."""
+    classifier = classifier_on(lowering(90.5))
+    for dark in (picture(0.0), picture(90.0), noise() * 80 / 255):
+        assert torch.equal(classifier.probabilities(dark)[0], classifier.blank())
+    assert not torch.equal(classifier.probabilities(picture(92.0))[0], classifier.blank())
 
 
 # --- any network that timm knows ----------------------------------------------------------------
@@ -166,16 +180,20 @@ def test_from_timm_splits_at_the_last_activation(name: str, shape: tuple[int, ..
     assert isinstance(base.rest, nn.Identity) if threshold is None else base.pre_activations(x).min() < 0
 
 
-def test_from_timm_passes_seed_and_settings_on() -> None:
+def test_from_timm_leaves_timms_weights_as_they_are() -> None:
     with torch.random.fork_rng([]):
         torch.manual_seed(3)
-        wanted = timm.create_model("test_vit", num_classes=7, img_size=32).state_dict()
+        wanted = timm.create_model("test_resnet", num_classes=7).state_dict()
     state = torch.get_rng_state()
-    found = from_timm("test_vit", seed=3, num_classes=7, img_size=32, dynamic_img_size=False)
+    found = from_timm("test_resnet", seed=3, num_classes=7)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(found.head.model.state_dict()[k], v) for k, v in wanted.items())
-    assert found.labels == [str(i) for i in range(7)] and found.base.size == 32
-    assert found(noise(size=32)).shape == (1, 7)
+    assert found.labels == [str(i) for i in range(7)]
+
+
+def test_from_timm_reads_pictures_of_the_size_it_is_asked_for() -> None:
+    base = from_timm("test_vit", img_size=32, dynamic_img_size=False).base
+    assert base.size == 32 and base.features(noise(size=32)).shape == (1, *base.feature_shape)
 
 
 @pytest.mark.parametrize(
@@ -236,8 +254,7 @@ def test_a_trained_head_agrees_with_scikit_learn(classes: int) -> None:
 def test_a_trained_head_takes_features_that_are_known() -> None:
     base, (images, labels) = random_net(), coloured(3)
     wanted = train_head(base, images, labels).probabilities(images)
-    features, in_batches = embed(base, images), embed(base, images, batch=5)
-    assert torch.allclose(in_batches, base.features(images).flatten(1), atol=1e-5) and not features.requires_grad
+    features = embed(base, images)
     means = features.unflatten(1, base.feature_shape).mean((2, 3))
     hook = base.body.register_forward_pre_hook(lambda *_: pytest.fail("the features were computed again"))
     known, averaged = (train_head(base, images, labels, features=given) for given in (features, means))
@@ -266,3 +283,9 @@ def test_features_that_are_no_maps_are_refused_before_work() -> None:
     base.body.register_forward_pre_hook(lambda *_: pytest.fail("the network ran"))
     with pytest.raises(ValueError, match=r"features of flat have shape \(4, 2\); .*, so give a base"):
         train_head(base, images, labels)
+
+
+def test_embed_goes_in_batches_and_keeps_the_order() -> None:
+    base, images = random_net(), noise(5)
+    found = embed(base, images, batch=2)
+    assert torch.allclose(found, base.features(images).flatten(1), atol=1e-5) and not found.requires_grad

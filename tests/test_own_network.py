@@ -85,11 +85,16 @@ class Around(nn.Module):
         return self.head(self.act(self.conv(x)).mean((2, 3))) + around
 
 
-class Named(nn.Sequential):
-    """Returns its scores by name, as the networks of some packages do."""
+class Wrapped(nn.Module):
+    """Does something else with the scores."""
 
-    def forward(self, x: Tensor) -> dict[str, Tensor]:
-        return {"logits": super().forward(x)}
+    def __init__(self, change: Callable[[Tensor], object]) -> None:
+        super().__init__()
+        self.model, self.change = reader(), change
+        self.eval()
+
+    def forward(self, x: Tensor) -> object:
+        return self.change(self.model(x))
 
 
 def about(**change: object) -> dict[str, object]:
@@ -169,10 +174,13 @@ def test_families_of_torchvision(name: str) -> None:
         assert torch.allclose(classifier(x), model(normalised(x)), atol=1e-4)
 
 
-def test_a_new_head_on_torchvisions_resnet() -> None:
+@pytest.mark.parametrize(
+    "head", [[nn.Dropout(), nn.Linear(512, 5)], [nn.Linear(512, 16), nn.ReLU(), nn.Dropout(), nn.Linear(16, 5)]]
+)
+def test_a_new_head_on_torchvisions_resnet(head: list[nn.Module]) -> None:
     """The usual idiom, model.fc = ...: zero features give the head's own answer to zeros, bit for bit."""
     model = torchvision.models.resnet18().requires_grad_(False)
-    model.fc = nn.Sequential(nn.Linear(512, 16), nn.ReLU(), nn.Dropout(), nn.Linear(16, 5))
+    model.fc = nn.Sequential(*head)
     with pytest.raises(ValueError, match=r"training mode, .*; call model\.eval\(\)"):
         from_module(model, mean=MEAN, std=STD, size=64)
     classifier = from_module(model.eval(), "layer4.1.relu", mean=MEAN, std=STD, size=64)
@@ -180,7 +188,7 @@ def test_a_new_head_on_torchvisions_resnet() -> None:
     with torch.no_grad():
         assert torch.equal(classifier.head(torch.zeros(1, 512, 2, 2)), model.fc(torch.zeros(1, 512)))
     default = from_module(model, mean=MEAN, std=STD, size=64).base
-    assert default.name == "ResNet until fc.1", "a hidden layer of the head runs last"
+    assert default.name.endswith("fc.1" if len(head) == 4 else "layer4.1.relu"), "a hidden layer of the head runs last"
 
 
 def test_the_last_convolution_of_torchvisions_vgg16_has_the_name_the_page_says() -> None:
@@ -214,8 +222,8 @@ def half_trained() -> nn.Module:
         (lambda: Around(torch.relu), {}, r"no activation runs .*\(nn\.ReLU, not F\.relu\); known are ReLU"),
         (lambda: reader().half(), {}, r"computes in torch\.float16; call model\.float\(\)"),
         (reader, {"layer": "0.3"}, r"layer '0\.3' is no activation that runs in the network; close to it: 0\.1"),
-        (lambda: Named(reader()).eval(), {}, r"returns a dict, not scores \(N, K\); wrap it"),
-        (lambda: nn.Sequential(reader(), nn.Unflatten(1, (3, 1))).eval(), {}, r"returns \(4, 3, 1\), not scores"),
+        (lambda: Wrapped(lambda y: {"logits": y}), {}, r"returns a dict, not scores \(N, K\); wrap it"),
+        (lambda: Wrapped(lambda y: y[:, :, None]), {}, r"returns \(4, 3, 1\), not scores \(N, K\)"),
         (reader, {"labels": ["a", "b"]}, r"2 labels for 3 scores; give one for each"),
         (lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 3)).eval(), {}, r"cannot read images .*; give size"),
         (reader, {"size": "8"}, "size is '8'; give one whole number"),

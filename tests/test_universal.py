@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from nets import SIZE, fused, levels, lowering, noise, picture, random_net
+from nets import SIZE, Fuse, levels, lowering, noise, picture, random_net
 from torch import Tensor, nn
 
-from experiments.universal import add, shuffled, universal
+from experiments.universal import add, universal
 from helpers.base import Base
 from helpers.images import DATA, load_image, on_grid
 
@@ -40,9 +40,15 @@ def test_the_seed_repeats_and_the_images_stay() -> None:
 
 
 def test_each_image_is_seen_once_before_any_is_seen_again() -> None:
-    batches = shuffled(torch.arange(5), 2, seed=0)
-    first, second = (torch.cat([next(batches) for _ in range(3)]).tolist() for _ in range(2))
-    assert sorted(first) == sorted(second) == [0, 1, 2, 3, 4] and first != second
+    seen: list[int] = []
+
+    class Watching(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            seen.extend(levels(x)[:, 0, 0, 0].tolist() if x.requires_grad else [])
+            return x
+
+    made(Base(Watching(), nn.ReLU(), size=SIZE), picture(10, 20, 30, 40, 50), eps=0.0, steps=6)
+    assert sorted(seen[:5]) == sorted(seen[5:]) == [10, 20, 30, 40, 50] and seen[:5] != seen[5:]
 
 
 def test_added_images_are_clamped_and_on_the_grid() -> None:
@@ -53,8 +59,10 @@ def test_added_images_are_clamped_and_on_the_grid() -> None:
 
 
 def test_bad_input_gets_one_clear_error_before_any_work() -> None:
+    base = lowering(body=Fuse)
+    base.body.error = AssertionError("the network ran")
     with pytest.raises(ValueError, match="eps is 16"):
-        made(fused(AssertionError("the network ran")), picture(100), eps=16)
+        made(base, picture(100), eps=16)
     smooth = Base(nn.Conv2d(3, 2, 1), nn.SiLU(), size=SIZE, name="smooth")
     with pytest.raises(ValueError, match="smooth does not end in an activation with a flat part"):
         made(smooth, picture(100))

@@ -9,6 +9,7 @@ import torch
 from nets import noise, picture
 from torch import Tensor
 
+from helpers.images import DATA, load_image, to_grid
 from helpers.visibility import LEAST, MOST, difference, local_contrast
 
 
@@ -53,6 +54,17 @@ def test_measures_without_their_package_are_left_out(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "flip_evaluator", None)
     found = difference(noise(), picture(8.0))
     assert found.ssimulacra2 is None and found.flip is None and found.ssim < 1
+
+
+def test_brightness_is_forgiven_sooner_than_colour() -> None:
+    """Why the least visible change goes furthest along brightness: random changes of one length, two directions."""
+    image = load_image(DATA / "images" / "cat.png")
+    sign = torch.randn(1, 1, 224, 224, generator=torch.Generator().manual_seed(0))
+    grey, colour = (
+        difference(image, to_grid((image + 5 / 255 * sign * direction.view(3, 1, 1)).clamp(0, 1)))
+        for direction in (torch.ones(3) / 3**0.5, torch.tensor([0, 1.0, -1.0]) / 2**0.5)
+    )
+    assert grey.ssimulacra2 > colour.ssimulacra2 + 10
 
 
 def test_weights_of_pixels_are_larger_in_texture() -> None:
