@@ -110,19 +110,23 @@ def matched(
     return table
 
 
+def every_position(features: Tensor, known: Tensor) -> pd.DataFrame:
+    """spatial_statistics of features (N, 25,088), and raw_distance: the mean distance to the five nearest of known."""
+    raw = torch.cdist(features, known).topk(5, largest=False).values.mean(1)
+    return spatial_statistics(vgg16(), features, known).assign(raw_distance=raw)
+
+
 def spatial(defender: Defender, groups: dict[str, tuple[Tensor, list[str]]], _: Row) -> pd.DataFrame:
     """What all 25,088 features reveal about clean and matched photos: one row per photo.
 
     linear, ridge: predictions of heads that were trained on the training photos.
     probe: predictions that are cross-validated within the group.
-    raw_distance: the mean distance to the five nearest training photos.
     """
     known, tables = embed(vgg16(), defender.train), []
     linear, other = fit_head(known, defender.labels), ridge().fit(known.double().numpy(), defender.labels)
     for group, (images, labels) in groups.items():
         x = embed(vgg16(), images)
-        table = pd.DataFrame({"group": group, "photo": range(len(x))}).join(spatial_statistics(vgg16(), x, known))
-        table["raw_distance"] = torch.cdist(x, known).topk(5, largest=False).values.mean(1)
+        table = pd.DataFrame({"group": group, "photo": range(len(x))}).join(every_position(x, known))
         table["linear"], table["ridge"] = linear.predict(x.numpy()), other.predict(x.numpy())
         tables.append(table.assign(probe=probe(x, labels, head=linear)))
     return pd.concat(tables)

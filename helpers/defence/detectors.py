@@ -65,14 +65,15 @@ class ClassGaussians:
     """One Gaussian per class of vectors (N, C), all with the same covariance."""
 
     def __init__(self, vectors: Tensor, labels: Sequence[str]) -> None:
-        x, names = vectors.double().numpy(), np.array(labels)
-        self.means = {name: x[names == name].mean(0) for name in np.unique(names)}
-        self.covariance = LedoitWolf(assume_centered=True).fit(x - np.stack([self.means[name] for name in names]))
+        x, (names, places) = vectors.double(), np.unique(labels, return_inverse=True)
+        self.means = torch.stack([x[torch.from_numpy(places == i)].mean(0) for i in range(len(names))])
+        apart = x - self.means[torch.from_numpy(places)]
+        self.precision = torch.from_numpy(LedoitWolf(assume_centered=True).fit(apart.numpy()).get_precision())
 
-    def distance(self, vectors: Tensor) -> np.ndarray:
-        """The Mahalanobis distance of each vector to the nearest class, (N,)."""
-        x = vectors.double().numpy()
-        return np.min([self.covariance.mahalanobis(x - mean) for mean in self.means.values()], axis=0) ** 0.5
+    def distance(self, vectors: Tensor) -> Tensor:
+        """The Mahalanobis distance of each vector to the nearest class, (N,), with gradients."""
+        apart = vectors.double() - self.means[:, None]  # (classes, N, C)
+        return (apart @ self.precision * apart).sum(2).amin(0).sqrt()
 
 
 def max_cosine(readout: Readout, *others: Readout) -> Tensor:
