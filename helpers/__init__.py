@@ -9,8 +9,8 @@ Every chapter:
     splitting       splits any module at an activation
     heads           linear heads on features
     networks        VGG-16, EfficientNet-Lite0, other networks, transfer learning
-    plots           figures of images
-    charts          figures of numbers
+    plots           figures of images and predictions
+    charts          figures of numbers and feature maps
 02 albatross:
     attack          zero_out, the loop
     optimizer       its steps: Adam within a budget, or towards the least visible change

@@ -1,4 +1,4 @@
-"""Figures of numbers and tables, in the style of plots.py. Every function returns a matplotlib Figure."""
+"""Figures of numbers, tables and feature maps, in the style of plots.py. Every function returns a matplotlib Figure."""
 
 import math
 import statistics
@@ -7,13 +7,16 @@ from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize, SymLogNorm, TwoSlopeNorm
+from matplotlib.colors import Normalize, PowerNorm, SymLogNorm, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, StrMethodFormatter, SymmetricalLogLocator
 from pandas import DataFrame
+from torch import Tensor
+from torchvision.utils import make_grid
 
-from helpers.plots import ATTACKED, CLEAN, NARROW, RANDOM, THRESHOLD, WIDE, colour_of
+from helpers.plots import ATTACKED, CLEAN, NARROW, THRESHOLD, WIDE, colour_of
 
 DASHES = ("-", (0, (6, 1)), (0, (3, 1)), (0, (1, 1)), (0, (7, 1, 1, 1)), (0, (4, 1, 1, 1, 1, 1)), (0, (4, 3)))
 
@@ -195,66 +198,36 @@ def dot_plot(
     return figure
 
 
-def histograms(
-    groups: Mapping[str, Sequence[float]], xlabel: str, threshold: float | None = None, title: str = ""
-) -> Figure:
-    """How often each value occurs in each group, on common edges; threshold: a vertical line."""
-    edges = np.histogram_bin_edges(np.concatenate(list(groups.values())), 24)
-    figure, ax = plt.subplots(figsize=(NARROW, 2.9))
-    for i, ((name, values), hatch) in enumerate(zip(groups.items(), cycle(("", "//", "..", "xx")), strict=False)):
-        ax.hist(values, edges, label=name, color=colour_of(name, i), alpha=0.55, hatch=hatch, edgecolor="white")
-    if threshold is not None:
-        ax.axvline(threshold, color=THRESHOLD, linestyle="--", label="threshold")
-    ax.set(xlabel=xlabel, ylabel="images", title=title)
-    ax.legend()
+def feature_maps(maps: Mapping[str, Tensor | Sequence[Tensor]], titles: Sequence[str] = (), high: float = 0) -> Figure:
+    """Rows of maps (C, h, w), one row per entry, on one colour scale up to their largest value or `high`."""
+    columns = max(map(len, maps.values()))
+    every = [one.detach().float().cpu() for row in maps.values() for one in row]
+    low, high = min(one.min().item() for one in every), max(high, 1e-9, *(one.max().item() for one in every))
+    size = WIDE, (WIDE - 1) / columns * len(maps) + 0.3 * bool(titles)
+    figure, axes = plt.subplots(len(maps), columns, figsize=size, squeeze=False)
+    for ax, one in zip(axes.flat, every, strict=True):
+        drawn = ax.imshow(one.numpy(), vmin=low, vmax=high, aspect="auto")
+        ax.set(xticks=[], yticks=[])
+    for ax, name in zip(axes[:, 0], maps, strict=True):
+        ax.set_ylabel(name)
+    for ax, title in zip(axes[0], titles, strict=False):
+        ax.set_title(title)
+    figure.colorbar(drawn, ax=axes, pad=0.01, aspect=15 * len(maps))
     return figure
 
 
-def roc_curves(clean: DataFrame, attacked: DataFrame, detectors: Sequence[str]) -> Figure:
-    """Receiver operating characteristics of detectors whose scores, columns of both tables, are high for an attack."""
-    from sklearn.metrics import auc, roc_curve
+def channel_mosaic(layers: Mapping[str, Tensor], across: int = 32, columns: int = 2) -> Figure:
+    """All channels of a layer (C, h, w) as tiles, one panel per entry, on one cube-root scale; zero is black.
 
-    figure, ax = plt.subplots(figsize=(NARROW, NARROW * 0.75))
-    truth = [0] * len(clean) + [1] * len(attacked)
-    for i, (name, dash) in enumerate(zip(detectors, cycle(DASHES), strict=False)):
-        false, true, _ = roc_curve(truth, [*clean[name], *attacked[name]])
-        ax.plot(false, true, color=colour_of(name, i), linestyle=dash, label=f"{name}, AUROC {auc(false, true):.2f}")
-    ax.plot([0, 1], [0, 1], color=RANDOM, linewidth=1, linestyle=":", label="chance")
-    ax.set(xlabel="false positive rate", ylabel="true positive rate")
-    ax.legend(loc="upper left", bbox_to_anchor=(0, -0.2))  # below: lines run along every edge
-    return figure
-
-
-def chain(
-    stages: Sequence[str],
-    *,
-    attacks: Mapping[str, str] | None = None,
-    defences: Mapping[str, str] | None = None,
-    bypassed: Sequence[str] = (),
-) -> Figure:
-    """Boxes from left to right, joined by arrows, with the attacker's notes below them and the defender's above.
-
-    stages: the text of each box, for example ["image", "filter", "base", "features", "head"].
-    attacks, defences: a note for some stages, by the text of the box; lines are separated by "\\n".
-    bypassed: stages whose defence does not hold; its note is grey and crossed out.
+    across: tiles in a row. (Default: 32)
+    columns: panels in a row. (Default: 2)
     """
-    figure, ax = plt.subplots(figsize=(WIDE, 2.5))
-    for i, stage in enumerate(stages):
-        defended = stage in (defences or {}) and stage not in bypassed
-        edge = ATTACKED if stage in (attacks or {}) else CLEAN if defended else RANDOM
-        style = {"boxstyle": "round,pad=0.55", "facecolor": "white", "edgecolor": edge, "linewidth": 1.6}
-        ax.text(i, 0, stage, ha="center", va="center", fontsize=12, bbox=style)
-        if i:
-            ax.annotate("", (i - 0.33, 0), (i - 0.67, 0), arrowprops={"arrowstyle": "->", "color": THRESHOLD})
-    for notes, side, colour in ((attacks, -1, ATTACKED), (defences, 1, CLEAN)):
-        for stage, note in (notes or {}).items():
-            place, crossed = stages.index(stage), side > 0 and stage in bypassed
-            shade, align = RANDOM if crossed else colour, "bottom" if side > 0 else "top"
-            arrow = {"arrowstyle": "->", "color": shade, "linestyle": ":" if crossed else "-"}
-            ends = {"ha": "center", "va": align, "color": shade, "arrowprops": arrow}
-            ax.annotate(note, (place, 0.32 * side), (place, 0.75 * side), **ends)
-            if crossed:
-                ax.plot(place, 0.54, "x", color=ATTACKED, markersize=14, markeredgewidth=3)
-    ax.set(xlim=(-0.6, len(stages) - 0.4), ylim=(-1.5, 1.5))
-    ax.set_axis_off()
+    rows = -(-len(layers) // columns)
+    norm = PowerNorm(1 / 3, 0, max(1e-9, *(maps.max().item() for maps in layers.values())))
+    figure, axes = plt.subplots(rows, columns, figsize=(WIDE, rows * WIDE / columns * 0.56), squeeze=False)
+    for ax, (name, maps) in zip(axes.flat, layers.items(), strict=False):
+        tiles = make_grid(maps.detach().float().cpu()[:, None], across, padding=1, pad_value=torch.nan)[0]
+        drawn = ax.imshow(tiles.numpy(), cmap="magma", norm=norm, interpolation="none")
+        ax.set(title=name, xticks=[], yticks=[], facecolor="#27272a")
+    figure.colorbar(drawn, ax=axes, shrink=0.8, pad=0.01, label="activation (cube-root scale)")
     return figure

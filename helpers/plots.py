@@ -1,19 +1,17 @@
-"""Figures of images and feature maps, in a style that charts.py shares. The functions return a matplotlib Figure."""
+"""Figures of images and predictions, in a style that charts.py shares. The functions return a matplotlib Figure."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import torch
 from cycler import cycler
 from IPython.display import Markdown, display
 from matplotlib.axes import Axes
-from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 from PIL import Image
 from torch import Tensor
-from torchvision.utils import make_grid
 
 DPI = 100
 WIDE, NARROW = 11.0, 6.0  # inches, the only two widths
@@ -219,38 +217,3 @@ def images_with_predictions(
             left.text(0.5, 0.5, "no image", ha="center", va="center")
         bars_on(right, prediction)
     return axes[0].figure
-
-
-def feature_maps(maps: Mapping[str, Tensor | Sequence[Tensor]], titles: Sequence[str] = (), high: float = 0) -> Figure:
-    """Rows of maps (C, h, w), one row per entry, on one colour scale up to their largest value or `high`."""
-    columns = max(map(len, maps.values()))
-    every = [one.detach().float().cpu() for row in maps.values() for one in row]
-    low, high = min(one.min().item() for one in every), max(high, 1e-9, *(one.max().item() for one in every))
-    size = WIDE, (WIDE - 1) / columns * len(maps) + 0.3 * bool(titles)
-    figure, axes = plt.subplots(len(maps), columns, figsize=size, squeeze=False)
-    for ax, one in zip(axes.flat, every, strict=True):
-        drawn = ax.imshow(one.numpy(), vmin=low, vmax=high, aspect="auto")
-        ax.set(xticks=[], yticks=[])
-    for ax, name in zip(axes[:, 0], maps, strict=True):
-        ax.set_ylabel(name)
-    for ax, title in zip(axes[0], titles, strict=False):
-        ax.set_title(title)
-    figure.colorbar(drawn, ax=axes, pad=0.01, aspect=15 * len(maps))
-    return figure
-
-
-def channel_mosaic(layers: Mapping[str, Tensor], across: int = 32, columns: int = 2) -> Figure:
-    """All channels of a layer (C, h, w) as tiles, one panel per entry, on one cube-root scale; zero is black.
-
-    across: tiles in a row. (Default: 32)
-    columns: panels in a row. (Default: 2)
-    """
-    rows = -(-len(layers) // columns)
-    norm = PowerNorm(1 / 3, 0, max(1e-9, *(maps.max().item() for maps in layers.values())))
-    figure, axes = plt.subplots(rows, columns, figsize=(WIDE, rows * WIDE / columns * 0.56), squeeze=False)
-    for ax, (name, maps) in zip(axes.flat, layers.items(), strict=False):
-        tiles = make_grid(maps.detach().float().cpu()[:, None], across, padding=1, pad_value=torch.nan)[0]
-        drawn = ax.imshow(tiles.numpy(), cmap="magma", norm=norm, interpolation="none")
-        ax.set(title=name, xticks=[], yticks=[], facecolor="#27272a")
-    figure.colorbar(drawn, ax=axes, shrink=0.8, pad=0.01, label="activation (cube-root scale)")
-    return figure

@@ -1,11 +1,13 @@
-"""Figures of numbers show every value they are given."""
+"""Figures of numbers and feature maps show every value they are given."""
 
 import pytest
+import torch
 from matplotlib.axes import Axes
 from pandas import DataFrame
 
 from helpers import plots
-from helpers.charts import chain, curves, dot_plot, heat_map, histograms, label_line_ends, roc_curves, strip_plot
+from helpers.charts import channel_mosaic, curves, dot_plot, feature_maps, heat_map, label_line_ends, strip_plot
+from helpers.defence.charts import chain, histograms, roc_curves
 
 pytestmark = pytest.mark.usefixtures("style")
 
@@ -97,3 +99,21 @@ def test_a_chain_has_an_arrow_between_boxes_and_a_cross_where_a_defence_is_bypas
     colours = [texts[name].get_color() for name in ("changed", "blur", "norm")]
     assert colours == [plots.ATTACKED, plots.CLEAN, plots.RANDOM]
     assert [line.get_xdata()[0] for line in ax.lines] == [2]
+
+
+def test_rows_of_feature_maps_share_one_scale() -> None:
+    figure = feature_maps({"before": torch.arange(12.0).view(3, 2, 2), "zeroed": torch.zeros(3, 2, 2)}, "abc")
+    images = [image for ax in figure.axes for image in ax.images]
+    assert len(images) == 6 and {image.get_clim() for image in images} == {(0, 11)}
+    assert [ax.get_title() for ax in figure.axes[:4]] == ["a", "b", "c", ""]
+
+
+@pytest.mark.parametrize("draw", [feature_maps, channel_mosaic])
+def test_zeroed_maps_can_be_drawn(draw: object) -> None:
+    assert plots.encode(draw({"zeroed": torch.zeros(3, 4, 4)}))
+
+
+def test_a_mosaic_has_a_tile_for_each_channel() -> None:
+    maps = torch.arange(5.0).view(5, 1, 1).expand(5, 2, 2)
+    (tiles,) = channel_mosaic({"pool5": maps}, across=3).axes[0].images
+    assert tiles.get_array()[1::3, 1::3].ravel()[:5].tolist() == [0, 1, 2, 3, 4]

@@ -1,4 +1,4 @@
-"""Figures of images and feature maps show what they are given, and reach the notebook as one image with a text."""
+"""Figures of images and predictions show what they are given, and reach the notebook as one image with a text."""
 
 import io
 
@@ -12,15 +12,7 @@ from nets import encoded, noise, picture
 from PIL import Image
 
 from helpers import plots
-from helpers.plots import (
-    before_after,
-    channel_mosaic,
-    contrast,
-    feature_maps,
-    images_with_predictions,
-    pictures,
-    show,
-)
+from helpers.plots import before_after, contrast, images_with_predictions, pictures, show
 
 BEFORE = [("bird", 0.9), ("food", 0.06), ("flower", 0.04)]
 AFTER = [("food", 0.5), ("flower", 0.3), ("bird", 0.2)]
@@ -113,24 +105,6 @@ def test_tiny_probabilities_are_seen_beside_chance() -> None:
     ax = before_after(noise(), noise(), tiny, tiny, chance=0.001).axes[3]
     assert ax.patches[0].get_window_extent().width > 0.3 * ax.get_window_extent().width
     assert "(chance)" in ax.get_xticklabels()[0].get_text()
-
-
-def test_rows_of_feature_maps_share_one_scale() -> None:
-    figure = feature_maps({"before": torch.arange(12.0).view(3, 2, 2), "zeroed": torch.zeros(3, 2, 2)}, "abc")
-    images = [image for ax in figure.axes for image in ax.images]
-    assert len(images) == 6 and {image.get_clim() for image in images} == {(0, 11)}
-    assert [ax.get_title() for ax in figure.axes[:4]] == ["a", "b", "c", ""]
-
-
-@pytest.mark.parametrize("draw", [feature_maps, channel_mosaic])
-def test_zeroed_maps_can_be_drawn(draw: object) -> None:
-    assert rendered(draw({"zeroed": torch.zeros(3, 4, 4)})).size
-
-
-def test_a_mosaic_has_a_tile_for_each_channel() -> None:
-    maps = torch.arange(5.0).view(5, 1, 1).expand(5, 2, 2)
-    (tiles,) = channel_mosaic({"pool5": maps}, across=3).axes[0].images
-    assert tiles.get_array()[1::3, 1::3].ravel()[:5].tolist() == [0, 1, 2, 3, 4]
 
 
 def test_contrast_keeps_zero_in_the_middle() -> None:
