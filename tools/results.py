@@ -132,7 +132,7 @@ def facts() -> str:
             "exactly zero in the saved file": f"{len(zero)} of {len(rows)}",
             "steps, median of the zeroed": f"{zero.steps.median():.0f}",
             "features left in the others, of 25,088": left,
-            "largest change of a six-class answer left in the others": change,
+            "largest distance of a six-class answer from the blank one, in the others": change,
         }
         lines = [f"| {len(rows)} images, 8/255, at most {steps} steps | |", "|---|---|"]
         parts.append("\n".join([*lines, *(f"| {name} | {value} |" for name, value in found.items())]))
