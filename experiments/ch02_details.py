@@ -10,9 +10,9 @@ import nbformat
 import torch
 from torch import Tensor
 
-from experiments.common import TABLES, vgg16
+from experiments.common import TABLES, picture, vgg16
 from experiments.tables import Row, fill
-from helpers.images import DATA, load_image, to_grid
+from helpers.images import DATA, to_grid
 
 NOTEBOOK = DATA.parent / "notebooks" / "02_albatross.ipynb"
 STEPS = 80
@@ -37,7 +37,7 @@ def loop() -> Callable[..., Tensor]:
 
 def rows(cell: Row) -> list[Row]:
     """Features left after each step, on the albatross at 8/255; where none is left, also those of the rounded image."""
-    image, counts = load_image(DATA / "images" / "albatross.png").to(vgg16().mean.device), []
+    image, counts = picture("albatross"), []
     found = loop()(vgg16(), image, 8 / 255, STEPS, 16 / 255, log=counts.append, **DETAILS[cell["details"]])
     made = [{"step": step, "left": left, "rounded": None} for step, left in enumerate(counts)]
     if counts[-1] == 0:

@@ -10,9 +10,9 @@ from functools import partial
 
 from torch import Tensor
 
-from experiments.common import attacked, device, judged, lite0, vgg16
+from experiments.common import attacked, judged, lite0, picture, vgg16
 from experiments.tables import Row, fill
-from helpers.images import DATA, load_image, save_png
+from helpers.images import DATA, save_png
 from helpers.sweeps import LOSSES, Settings, bisect, grid, sweep
 from helpers.visibility import difference
 
@@ -24,7 +24,7 @@ LITE0 = {"margin": 0.3, "steps": 60}  # its pre-activations are smaller than VGG
 
 
 def images(names: Sequence[str] = NAMES, size: int = 224) -> dict[str, Tensor]:
-    return {name: load_image(DATA / "images" / f"{name}.png", size=size).to(device()) for name in names}
+    return {name: picture(name, size) for name in names}
 
 
 def levels(*eps: int) -> list[float]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from experiments.ch05_defence import FOLDER, attack_photos
-from experiments.common import vgg16
+from experiments.common import picture, vgg16
 from experiments.readouts import test_split
 from experiments.tables import Row, fill
 from helpers.defence.adaptive import TRANSFORMS, feature_matching_loss, minimise_loss, zero_out_loss
@@ -22,7 +22,7 @@ from helpers.defence.filters import filtered, shrink_and_pad
 from helpers.defence.readers import probe, ridge
 from helpers.defence.readouts import extract_readouts, stored_readouts, unit_length
 from helpers.heads import fit_head
-from helpers.images import DATA, load_folder, load_image, load_photos, out_folder
+from helpers.images import load_folder, load_photos, out_folder
 from helpers.networks import embed
 
 # The guide image. Of those in data/images/ it is the only one that each head of notebook 05 classifies correctly and
@@ -47,10 +47,6 @@ class Defender:
 
     def answers(self, images: Tensor) -> list[str]:
         return self.head.predict(extract_readouts(vgg16(), images).features.numpy()).tolist()
-
-
-def picture(name: str) -> Tensor:
-    return load_image(DATA / "images" / f"{name}.png")
 
 
 def through_filters(loss: Callable[[Tensor], Tensor], steps: int, _: int, image: Tensor) -> Tensor:
@@ -128,7 +124,7 @@ def spatial(defender: Defender, groups: dict[str, tuple[Tensor, list[str]]], _: 
         x = embed(vgg16(), images)
         table = pd.DataFrame({"group": group, "photo": range(len(x))}).join(every_position(x, known))
         table["linear"], table["ridge"] = linear.predict(x.numpy()), other.predict(x.numpy())
-        tables.append(table.assign(probe=probe(x, labels, head=linear)))
+        tables.append(table.assign(probe=probe(x, labels)))
     return pd.concat(tables)
 
 

@@ -1,37 +1,40 @@
-"""The hardened base of notebook 06, and attacks on it. Takes some hours on two cores.
+"""The hardened base of notebook 06, a control, and attacks on both. Takes some hours on two cores.
 
-    python -m experiments ch06_hardening    # continues where it was stopped, photo by photo
+    python -m experiments ch06_hardening    # continues where it was stopped, photo by photo; pip install ".[peers]"
 
 Adversarial fine-tuning of a scale and a shift per channel (8,448 numbers; Frankle et al. 2021). It uses no labels: the
 features of an attacked photo are to equal those of the clean photo in the original base (Schlarmann et al. 2024). Each
-photo keeps its perturbation between visits, so one backward pass serves attack and training (Shafahi et al. 2019).
-Writes data/weights/vgg16_hardened.safetensors, and the tables hardened.csv and hardened_eps.csv of data/defences/.
+photo keeps its perturbation between visits, so one backward pass serves attack and training (Shafahi et al. 2019). The
+control is trained in the same way on random noise, so it tells what tuning as such does. Writes
+vgg16_hardened.safetensors and vgg16_control.safetensors in data/weights/, and in data/defences/ the tables hardened.csv
+and hardened_eps.csv: all bases under the same attacks, budget by budget.
 """
 
 import hashlib
 import math
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from experiments.ch05_defence import FOLDER
-from experiments.ch06_bypass import DONOR, picture
-from experiments.common import vgg16
+from experiments.ch06_bypass import DONOR
+from experiments.ch06_pipeline import cross_entropy
+from experiments.common import picture, vgg16
 from experiments.readouts import test_split
-from experiments.tables import Row, completed, fill
+from experiments.tables import Row, fill
 from helpers.attack import zero_out
 from helpers.base import Base
 from helpers.defence.adaptive import feature_matching_loss, minimise_loss
 from helpers.defence.hardening import apply_channel_affine
 from helpers.defence.readouts import READERS, extract_readouts, layers_of
-from helpers.heads import fit_head
+from helpers.heads import fit_head, with_head
 from helpers.images import load_folder, load_photos, write_file
-from helpers.weights import BUNDLED, VGG16_HARDENED
+from helpers.weights import BUNDLED
 
-STEPS = 60  # of feature matching on the hardened base
+STEPS = 60  # of feature matching on the hardened base, in hardened.csv
+CE_STEPS, MATCHING_STEPS = 20, 40  # of the attacks that all bases get, in hardened_eps.csv
 HEADS = ("features", "unit length", "pre-activations", "several depths")  # of READERS
 LEAK = 0.2  # slope below the last ReLU in the distance, so that inactive units have a gradient
 FRESH = 0.2  # share of visits that start from a new random perturbation
@@ -90,6 +93,7 @@ def harden(
     step_size: float = 2 / 255,
     lr: float = 0.01,
     seed: int = 0,
+    attack: bool = True,
 ) -> State:
     """Train scales and shifts for apply_channel_affine.
 
@@ -101,6 +105,8 @@ def harden(
     step_size: of the perturbations. (Default: 2/255)
     lr: learning rate of Adam; it falls on half a cosine. (Default: 0.01)
     seed: of crops, order and perturbations. (Default: 0)
+    attack: False for a control that is trained in the same way on noise: each value moves by plus or minus eps, drawn
+        anew at each visit. (Default: True)
     """
     images, generator = images.to(base.mean.device), torch.Generator().manual_seed(seed)
     state = unchanged(base)
@@ -114,9 +120,12 @@ def harden(
                 deltas[i] = random_start(images[i], eps, generator)
             top, left = (int(torch.randint(0, n - side + 1, (), generator=generator)) for n in images.shape[-2:])
             crop = (places, slice(None), slice(top, top + side), slice(left, left + side))
+            if not attack:
+                deltas[places] = eps * random_start(images[places], 1.0, generator).sign()
             x = (images[crop] + deltas[crop]).clamp_(0, 1)
-            away, mean = backward(base, state, images[crop], x)
-            deltas[crop] = (x + step_size * away.sign() - images[crop]).clamp_(-eps, eps)
+            away, mean = backward(base, state, images[crop], x, attack=attack)
+            if attack:
+                deltas[crop] = (x + step_size * away.sign() - images[crop]).clamp_(-eps, eps)
             optimizer.step()
             schedule.step()
             distances.append(mean)
@@ -124,30 +133,34 @@ def harden(
     return {name: tensor.detach().cpu() for name, tensor in state.items()}
 
 
-def backward(base: Base, state: State, clean: Tensor, x: Tensor) -> tuple[Tensor, float]:
-    """Set the gradients of the state. Returns the direction in which the images x move, and the mean distance."""
+def backward(base: Base, state: State, clean: Tensor, x: Tensor, *, attack: bool = True) -> tuple[Tensor, float]:
+    """Set the gradients of the state. Returns the direction in which the images x move, and the mean distance.
+
+    attack: the first half of the images moves towards zero; otherwise all move away from the clean ones.
+    """
     x = x.detach().requires_grad_()
     *_, z = convolved(base, x, state)
     loss, half = distance(z, base.pre_activations(clean)).mean(), len(x) // 2
-    hinge = torch.relu(z[:half] - base.flat_below() + 1).sum()
-    (towards_zero,) = torch.autograd.grad(hinge, x, retain_graph=True)
-    away, *grads = torch.autograd.grad(loss, [x, *state.values()])
+    direction, *grads = torch.autograd.grad(loss, [x, *state.values()], retain_graph=attack)
     for tensor, grad in zip(state.values(), grads, strict=True):
         tensor.grad = grad
-    return torch.cat([-towards_zero[:half], away[half:]]), loss.item()
+    if attack:
+        hinge = torch.relu(z[:half] - base.flat_below() + 1).sum()
+        direction[:half] = -torch.autograd.grad(hinge, x)[0][:half]
+    return direction, loss.item()
 
 
-def hardened(base: Base, images: Tensor) -> Base:
-    """The hardened base; it is trained if its file is missing."""
-    path = BUNDLED / VGG16_HARDENED.name
+def tuned(name: str, base: Base, images: Tensor, attack: bool) -> Base:
+    """The base of a bundled file; it is trained if its file is missing. attack: see harden."""
+    path = BUNDLED / f"{name}.safetensors"
     if not path.exists():
-        write_file(path, save(harden(base, images)))
-        print(f"{path.name}: sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}, for helpers/weights.py")
-    return apply_channel_affine(base, load(path.read_bytes()), "vgg16 (hardened)")
+        write_file(path, save(harden(base, images, attack=attack)))
+        print(f"{path.name}: sha256 {hashlib.sha256(path.read_bytes()).hexdigest()}")
+    return apply_channel_affine(base, load(path.read_bytes()), name)
 
 
 class Measure:
-    """Attacks on the original and the hardened base, photo by photo."""
+    """Attacks on the bases, photo by photo."""
 
     def __init__(self, bases: dict[str, Base], train: Tensor, labels: Sequence[str]) -> None:
         self.bases, self.heads = bases, {}
@@ -164,7 +177,7 @@ class Measure:
         if attack == "zero-out of the original":
             return self.stored["zero"][i : i + 1]
         if attack == "zero-out":
-            return completed(zero_out(base, image)).images
+            return zero_out(base, image).completed().images
         if name == "original":  # 120 steps through filters
             return self.stored["matched"][i : i + 1]
         return minimise_loss(base, feature_matching_loss(base, picture(DONOR)), image, steps=STEPS)
@@ -178,20 +191,41 @@ class Measure:
         row["norm_ratio"] = (now.feature_norm / clean.feature_norm).item()
         return [row | {head: self.heads[name][head].predict(READERS[head](now).numpy())[0] for head in HEADS}]
 
+    def at_budget(self, cell: Row) -> list[Row]:
+        """The answer of the head of features, and active features, after an attack with a budget."""
+        base, head, i = self.bases[cell["base"]], self.heads[cell["base"]]["features"], cell["photo"]
+        image, eps = self.photos[i : i + 1], cell["eps"] / 255
+        match cell["attack"]:
+            case "cross-entropy":
+                image = cross_entropy(with_head(base, head), image, self.truth[i], eps=eps, steps=CE_STEPS)
+            case "feature matching":
+                loss = feature_matching_loss(base, picture(DONOR))
+                image = minimise_loss(base, loss, image, eps=eps, steps=MATCHING_STEPS)
+            case "zero-out":
+                start = cell["start"]
+                image = zero_out(base, image, eps=eps, random_start=start > 0, seed=start).completed().images
+        answer = head.predict(extract_readouts(base, image).features.numpy())[0]
+        return [{"truth": self.truth[i], "answer": answer, "nonzero": base.verdict(image)[0].item()}]
 
-def budgets(base: Base, images: Tensor, cell: Row) -> list[Row]:
-    """Active features of the hardened base after zero-out with a budget: one row per photo."""
-    result = completed(zero_out(base, images, eps=cell["eps"] / 255, steps=150 if cell["eps"] else 0))
-    return [{"photo": i, "nonzero": n} for i, n in enumerate(result.nonzero)]
+
+def budgets() -> list[Row]:
+    """The cells of hardened_eps.csv; start: 0 is the clean image, others are the seed of a random start."""
+    same = [*(("cross-entropy", eps) for eps in (1, 2, 4, 8)), *(("feature matching", eps) for eps in (2, 8))]
+    cells = [(b, a, eps, 0, i) for i in range(0, 14, 2) for a, eps in same for b in ("original", "control", "hardened")]
+    cells += [("hardened", "zero-out", eps, 0, i) for i in (0, 7) for eps in (32, 255)]
+    cells += [("hardened", "zero-out", 8, start, i) for start in (1, 2) for i in (0, 4, 7, 12)]
+    return [dict(zip(("base", "attack", "eps", "start", "photo"), cell, strict=True)) for cell in cells]
 
 
 def main(options: Sequence[str] = ()) -> None:
     train, labels = load_photos("train")
-    bases = {"original": vgg16(), "hardened": hardened(vgg16(), train)}
+    bases = {"original": vgg16()}
+    bases["hardened"] = tuned("vgg16_hardened", vgg16(), train, attack=True)
+    bases["control"] = tuned("vgg16_control", vgg16(), train, attack=False)
     measure = Measure(bases, train, labels)
     pairs = [("original", attack) for attack in ("none", "zero-out of the original", "feature matching")]
     pairs += [("hardened", attack) for attack in ("none", "zero-out of the original", "zero-out", "feature matching")]
+    pairs += [("control", attack) for attack in ("none", "zero-out of the original", "zero-out")]
     cells = [{"base": b, "attack": a, "photo": i} for b, a in pairs for i in range(len(measure.photos))]
     fill(FOLDER / "hardened.csv", cells, measure.row)
-    few = measure.photos[::7]
-    fill(FOLDER / "hardened_eps.csv", [{"eps": e} for e in (0, 8, 32, 255)], partial(budgets, bases["hardened"], few))
+    fill(FOLDER / "hardened_eps.csv", budgets(), measure.at_budget)

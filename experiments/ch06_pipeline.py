@@ -13,7 +13,7 @@ import itertools
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from experiments.ch05_defence import FOLDER
 from experiments.ch06_bypass import Defender, every_position
@@ -21,10 +21,11 @@ from experiments.common import vgg16
 from experiments.readouts import test_split
 from experiments.tables import Row, fill
 from helpers.base import Classifier
-from helpers.defence.adaptive import ImageLoss, identity, minimise_loss, straight_through
+from helpers.defence.adaptive import ImageLoss, identity, minimise_loss, relative_distance, straight_through
+from helpers.defence.detectors import NEIGHBOURS
 from helpers.defence.filters import Transform, blur, filtered, jpeg, shrink_and_pad, smaller
 from helpers.defence.readouts import Readout, channel_means, extract_readouts, stored_readouts, unit_length
-from helpers.heads import as_linear
+from helpers.heads import as_linear, with_head
 from helpers.images import load_photos, to_grid
 from helpers.networks import embed
 
@@ -48,8 +49,8 @@ class SoftScores:
         plain, known = readout.features, self.defender.detectors
         logits = self.linear(plain)
         p = logits.softmax(1)
-        raw = torch.cdist(plain, known.clean.features).topk(known.neighbours, largest=False).values.mean(1)
-        cosine = (unit_length(plain) @ unit_length(known.clean.features).T).topk(known.neighbours).values[:, -1]
+        raw = torch.cdist(plain, known.clean.features).topk(NEIGHBOURS, largest=False).values.mean(1)
+        cosine = (unit_length(plain) @ unit_length(known.clean.features).T).topk(NEIGHBOURS).values[:, -1]
         far = known.features.distance(plain), known.pre_activation.distance(readout.pre_activation)
         entropy, energy = torch.special.entr(p).sum(1), -logits.logsumexp(1)
         rows = -p.amax(1), entropy, -logits.amax(1), energy, -readout.feature_norm, *far, raw, -cosine
@@ -66,11 +67,6 @@ def on_cpu(readout: Readout, z: Tensor) -> tuple[Readout, Tensor]:
     return Readout(**{name: part.cpu() for name, part in vars(readout).items()}), z.cpu()
 
 
-def relative(part: Tensor, target: Tensor) -> Tensor:
-    """The squared distance of each row to a target (1, M), relative to the target's length: (N,)."""
-    return (part - target).flatten(1).square().sum(1) / target.square().sum()
-
-
 def loss_of(attack: str, soft: SoftScores, guide: Tensor) -> ImageLoss:
     """The loss of one of ATTACKS on images that a filter may have made smaller."""
     base = vgg16()
@@ -81,16 +77,16 @@ def loss_of(attack: str, soft: SoftScores, guide: Tensor) -> ImageLoss:
     def loss(x: Tensor) -> Tensor:
         readout, z = on_cpu(*channel_means(base, x))
         if attack == "logits":
-            return relative(soft.linear(readout.features), logits)
+            return relative_distance(soft.linear(readout.features), logits)
         if attack == "last layer":
-            return relative(readout.features, target.features)
+            return relative_distance(readout.features, target.features)
         pairs = zip(vars(readout).values(), vars(target).values(), strict=True)
-        total = sum(relative(part.reshape(len(x), -1), goal.reshape(1, -1)) for part, goal in pairs)
+        total = sum(relative_distance(part.reshape(len(x), -1), goal.reshape(1, -1)) for part, goal in pairs)
         if attack == "several layers":
             return total
         features = base.rest(z)
         if features.shape == place.shape:  # not for a smaller image
-            total = total + 0.25 * relative(features, place)
+            total = total + 0.25 * relative_distance(features, place)
         return total + 0.1 * soft.penalty(readout)
 
     return loss
@@ -107,21 +103,20 @@ def views() -> list[Transform]:
     return list(kinds)
 
 
-def cross_entropy(classifier: Classifier, image: Tensor, truth: str) -> Tensor:
+def cross_entropy(classifier: Classifier, image: Tensor, truth: str, *, eps: float = EPS, steps: int = STEPS) -> Tensor:
     """APGD away from the right class."""
     import torchattacks
 
-    attack = torchattacks.APGD(classifier, eps=EPS, steps=STEPS, n_restarts=1, loss="ce", seed=0)
+    attack = torchattacks.APGD(classifier, eps=eps, steps=steps, n_restarts=1, loss="ce", seed=0)
     return to_grid(attack(image, torch.tensor([classifier.labels.index(truth)])))
 
 
-def attacked(attack: str, soft: SoftScores, image: Tensor, guide: Tensor, truth: str) -> Tensor:
+def changed(attack: str, soft: SoftScores, image: Tensor, guide: Tensor, truth: str) -> Tensor:
     """One image after one of ATTACKS, on the 8-bit grid."""
     if attack == "none":
         return image
     if attack == "cross-entropy":
-        pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), soft.linear)
-        return cross_entropy(Classifier(vgg16(), pool, soft.defender.head.classes_.tolist()), image, truth)
+        return cross_entropy(with_head(vgg16(), soft.defender.head), image, truth)
     settings = {"transforms": views(), "steps": 2 * STEPS} if attack == "filters" else {"steps": STEPS}
     return minimise_loss(vgg16(), loss_of(attack, soft, guide), image, eps=EPS, **settings)
 
@@ -130,7 +125,7 @@ def measure(soft: SoftScores, photos: Tensor, labels: Sequence[str], known: Tens
     """What the defender sees: answers, scores, the distance over all positions, and answers at random sizes."""
     defender, i = soft.defender, cell["photo"]
     guide = (i + len(photos) // 2) % len(photos)
-    image = attacked(cell["attack"], soft, photos[i : i + 1], photos[guide : guide + 1], labels[i])
+    image = changed(cell["attack"], soft, photos[i : i + 1], photos[guide : guide + 1], labels[i])
     readouts = {name: extract_readouts(vgg16(), x) for name, x in filtered(image)}
     sizes = torch.cat([shrink_and_pad(image, seed=seed) for seed in SIZES])
     row = {"donor": guide, "truth": labels[i], "guide": defender.answers(photos[guide : guide + 1])[0]}

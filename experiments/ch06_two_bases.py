@@ -26,8 +26,8 @@ BUDGETS = {12: 150, 8: 150, None: 200}  # in 1/255 -> steps at most
 
 def bases() -> dict[str, Base]:
     """What is attacked. For EfficientNet-Lite0, whose values are smaller, a margin of 1 becomes one of 0.1."""
-    vgg, lite = vgg16(), lite0().base
-    return {"both": ensemble(vgg, lite, scales=(1, 10)), "vgg16": vgg, "lite0": ensemble(lite, scales=(10,))}
+    vgg, other = vgg16(), lite0().base
+    return {"both": ensemble(vgg, other, scales=(1, 10)), "vgg16": vgg, "lite0": ensemble(other, scales=(10,))}
 
 
 def measure(given: dict[str, Base], image: Tensor, cell: Row) -> Row:

@@ -13,8 +13,20 @@ import torch
 from torch import Tensor
 
 from experiments import ch07_others
-from experiments.common import OUT, TABLES, answers, attacked, evenly, judged, photos, six_classes, speckle, vgg16
-from experiments.tables import Row, completed, fill
+from experiments.common import (
+    OUT,
+    TABLES,
+    answers,
+    attacked,
+    evenly,
+    judged,
+    photos,
+    photos_at,
+    six_classes,
+    speckle,
+    vgg16,
+)
+from experiments.tables import Row, fill
 from experiments.universal import add, universal
 from helpers.attack import hinge, zero_out
 from helpers.base import count_nonzero
@@ -79,14 +91,13 @@ def pattern_of(cell: Row) -> Tensor:
 
 def l2_row(cell: Row) -> list[Row]:
     """One attack on one photo. eps: of linf in 1/255, of l2 in units of [0, 1]."""
-    (images, labels), i = photos("test"), cell["photo"]
-    image, label = images[i : i + 1], labels[i]
+    ((name, image),) = photos_at([cell["photo"]]).items()
     if cell["norm"] == "linf":
-        changed, taken, _ = attacked(vgg16(), f"{label}-{i}", image, eps=cell["eps"], steps=L2_STEPS)
+        changed, taken, _ = attacked(vgg16(), name, image, eps=cell["eps"], steps=L2_STEPS)
     else:
-        result = completed(zero_out(vgg16(), image, eps=cell["eps"], norm="l2", steps=L2_STEPS))
+        result = zero_out(vgg16(), image, eps=cell["eps"], norm="l2", steps=L2_STEPS).completed()
         changed, (taken,) = result.images, result.steps
-    row = {"label": label} | judged(vgg16(), changed) | {"steps": taken, "at most": L2_STEPS}
+    row = {"label": name.split("-")[0]} | judged(vgg16(), changed) | {"steps": taken, "at most": L2_STEPS}
     change = difference(image, changed)
     return [row | {name: getattr(change, name) for name in ("l2", "linf", "psnr", "ssim")}]
 
@@ -104,18 +115,18 @@ def last_image(image: Tensor, eps: float, steps: int, asked: Tensor) -> Tensor:
     def loss(z: Tensor, margin: float) -> Tensor:
         return hinge(z, margin) * asked
 
-    completed(zero_out(vgg16(), image, eps=eps, steps=steps, loss=loss, on_step=lambda _, x, __: seen.append(x)))
+    zero_out(vgg16(), image, eps=eps, steps=steps, loss=loss, on_step=lambda _, x, __: seen.append(x)).completed()
     return seen[-1]
 
 
-def resist_row(cell: Row, steps: int = RESIST_STEPS) -> list[Row]:
+def resist_row(cell: Row) -> list[Row]:
     """Which units stay active if all, border or inside ones are optimised, and the strongest one optimised alone."""
     (images, labels), i, eps = photos("test"), cell["photo"], cell["eps"] / 255
     image = images[i : i + 1]
     border = torch.ones(14, 14, device=image.device)  # the 52 outermost of the 14 x 14 positions
     border[1:-1, 1:-1] = 0
     asked = {"all": torch.ones_like(border), "border": border, "inside": 1 - border}[cell["asked"]]
-    clean, after = units(image), units(last_image(image, eps, steps, asked))
+    clean, after = units(image), units(last_image(image, eps, RESIST_STEPS, asked))
     strongest = torch.unravel_index(after.argmax(), after.shape)
     only = torch.zeros_like(after)
     only[strongest] = 1
@@ -128,7 +139,7 @@ def resist_row(cell: Row, steps: int = RESIST_STEPS) -> list[Row]:
         "left and active when clean": (after > 0) & (clean > 0),
     }
     left = int(count_nonzero(vgg16().rest(after[None])))
-    row = {"label": labels[i], "steps": steps, "left": left} | {name: int(x.sum()) for name, x in counts.items()}
+    row = {"label": labels[i], "steps": RESIST_STEPS, "left": left} | {name: int(x.sum()) for name, x in counts.items()}
     row |= {name: int(place) for name, place in zip(("channel", "row", "column"), strongest, strict=True)}
     return [
         row | {"clean": clean[strongest].item(), "after": after[strongest].item(), "alone": alone[strongest].item()}
@@ -137,13 +148,12 @@ def resist_row(cell: Row, steps: int = RESIST_STEPS) -> list[Row]:
 
 def position_rows(cell: Row) -> pd.DataFrame:
     """Per position: its active units, of 512, in the clean photo and in the attacked one; left: features of all."""
-    (images, labels), i = photos("test"), cell["photo"]
-    image = images[i : i + 1]
-    after, steps, _ = attacked(vgg16(), f"{labels[i]}-{i}", image, eps=cell["eps"], steps=POSITION_STEPS)
+    ((name, image),) = photos_at([cell["photo"]]).items()
+    after, steps, _ = attacked(vgg16(), name, image, eps=cell["eps"], steps=POSITION_STEPS)
     (left,), _ = vgg16().verdict(after)
     table = pd.DataFrame([divmod(place, 14) for place in range(14 * 14)], columns=["row", "column"])
     table["clean"], table["attacked"] = ((units(x) > 0).sum(0).flatten().tolist() for x in (image, after))
-    return table.assign(label=labels[i], steps=steps, left=left.item())
+    return table.assign(label=name.split("-")[0], steps=steps, left=left.item())
 
 
 MAKERS = {"universal": universal_row, "l2": l2_row, "resist": resist_row, "positions": position_rows}

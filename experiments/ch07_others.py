@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchvision.transforms.v2 import functional as vision
 
 from experiments.common import answers, lite0, photos, six_classes, speckle, vgg16
-from experiments.tables import Row, completed
+from experiments.tables import Row
 from helpers.attack import hinge, zero_out
 from helpers.base import Base, count_nonzero
 from helpers.defence.filters import jpeg
@@ -117,7 +117,7 @@ def zeroed_on(network: str) -> tuple[list[int], Tensor]:
     places = [2 * i + 1 for i in chosen]
     if network == "vgg16":
         return places, zeroed()[chosen]
-    return places, completed(zero_out(lite0().base, photos("test")[0][places], margin=0.3, steps=100)).images
+    return places, zero_out(lite0().base, photos("test")[0][places], margin=0.3, steps=100).completed().images
 
 
 # --- other last layers, random weights ---------------------------------------------------------------
@@ -134,17 +134,6 @@ ENDINGS = {  # what the features end in
 ACTIVE = 0.1  # share of features that stay active in the clean photo with a lowered bias, as in a trained network
 
 
-class Lowered(nn.Module):
-    """A body whose last bias is lower by `by`."""
-
-    def __init__(self, body: nn.Module, by: float) -> None:
-        super().__init__()
-        self.body, self.by = body, by
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.body(x) - self.by
-
-
 def network(name: str, weights: str, image: Tensor) -> Base:
     """The network of a row. A random one has biases of 0, and half of its features are active."""
     if weights == "bundled":
@@ -154,20 +143,21 @@ def network(name: str, weights: str, image: Tensor) -> Base:
     if weights == "random, last bias lowered":
         with torch.no_grad():
             z = base.pre_activations(image)
-        base.body = Lowered(base.body, z.quantile(1 - ACTIVE, interpolation="higher").item() - base.flat_below()).eval()
+        by = z.quantile(1 - ACTIVE, interpolation="higher").item() - base.flat_below()
+        base.body.register_forward_hook(lambda _module, _inputs, output: output - by)
     return base
 
 
-def network_row(cell: Row, steps: int = 40) -> list[Row]:
+def network_row(cell: Row) -> list[Row]:
     """One photo on one network, with the hinge if features can be zero, else with the squared features."""
     image = photos("test")[0][1:2]
     base = network(cell["network"], cell["weights"], image)
     with torch.no_grad():
         z = base.pre_activations(image)
         features = base.rest(z)
-    settings = {"eps": cell["eps"] / 255, "steps": steps, "margin": 0.1 * z.std().item()}
+    settings = {"eps": cell["eps"] / 255, "steps": 40, "margin": 0.1 * z.std().item()}
     loss = hinge if base.threshold is not None else lambda z, margin: z**2
-    result = completed(zero_out(base, image, loss=loss, **settings))
+    result = zero_out(base, image, loss=loss, **settings).completed()
     row = {
         "ends in": ENDINGS[cell["network"]],
         "threshold": "none" if base.threshold is None else base.threshold,

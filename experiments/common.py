@@ -3,12 +3,12 @@
 import functools
 import json
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from experiments.tables import completed
 from helpers.attack import zero_out
 from helpers.base import Base, Classifier
 from helpers.images import DATA, load_image, load_photos, save_png, write_file
@@ -45,6 +45,17 @@ def photos(split: str) -> tuple[Tensor, list[str]]:
     """The photos of a split (N, 3, 224, 224) on the device, and their labels."""
     images, labels = load_photos(split)
     return images.to(device()), labels
+
+
+def photos_at(places: Iterable[int]) -> dict[str, Tensor]:
+    """Photos of the test split by class and place ("bird-3"), each (1, 3, 224, 224) on the device."""
+    images, labels = photos("test")
+    return {f"{labels[i]}-{i}": images[i : i + 1] for i in places}
+
+
+def picture(name: str, size: int = 224) -> Tensor:
+    """A bundled image by its name, (1, 3, size, size) on the device."""
+    return load_image(DATA / "images" / f"{name}.png", size).to(device())
 
 
 def answers(classifier: Classifier, images: Tensor, batch: int = 8) -> list[str]:
@@ -86,7 +97,7 @@ def attacked(
     path = _earlier(folder, about, steps)
     if path is None:
         start = time.perf_counter()
-        result = completed(zero_out(base, image, eps=eps and eps / 255, steps=steps))
+        result = zero_out(base, image, eps=eps and eps / 255, steps=steps).completed()
         path = save_png(result.images, folder / f"{name}-{eps}-{steps}.png")
         about |= {"at most": steps, "steps": result.steps[0], "seconds": time.perf_counter() - start}
         write_file(path.with_suffix(".json"), json.dumps(about).encode())

@@ -19,11 +19,12 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from experiments.common import OUT, TABLES, judged, photos, vgg16
-from experiments.tables import Row, completed, fill
+from experiments.common import OUT, TABLES, judged, photos, photos_at, vgg16
+from experiments.tables import Row, fill
 from helpers.attack import zero_out
 from helpers.base import Base, count_nonzero
 from helpers.images import DATA, load_image, save_png
+from tools.results import zeroed_by
 
 EPS = 8 / 255
 
@@ -131,7 +132,7 @@ def ours(counted: Counted, image: Tensor, steps: int) -> Tensor:
     def note(_: int, __: Tensor, left: Tensor) -> None:
         counted.note(int(left[0]))
 
-    return completed(zero_out(counted.base, image, eps=EPS, steps=steps, on_step=note)).images
+    return zero_out(counted.base, image, eps=EPS, steps=steps, on_step=note).completed().images
 
 
 RECIPES: dict[str, Recipe] = {
@@ -169,12 +170,9 @@ def measure(base: Base, image: Tensor, cell: Row, steps: int) -> tuple[Row, list
     return row, [{"step": i, "left": counted.left[i], "seconds": round(counted.seconds[i], 2)} for i in places]
 
 
-def summary(rows: pd.DataFrame) -> pd.DataFrame:
-    """Per recipe: photos zeroed in the PNG file, and features left."""
-    groups = rows.groupby("recipe", sort=False).left
-    return pd.DataFrame({"photos": groups.size(), "exactly zero": groups.agg(lambda left: (left == 0).sum())}).join(
-        groups.agg(["min", "median", "max"]).add_prefix("left: ")
-    )
+def ten_photos() -> dict[str, Tensor]:
+    """Ten photos of the test split, evenly spaced; each is (1, 3, 224, 224)."""
+    return photos_at(round(i * len(photos("test")[0]) / 10) for i in range(10))
 
 
 def main(options: Sequence[str] = ()) -> None:
@@ -183,10 +181,9 @@ def main(options: Sequence[str] = ()) -> None:
     parser.add_argument("--photos", type=int, default=10, choices=range(1, 11), help="of ten photos of the test split")
     parser.add_argument("--steps", type=int, default=300, help="gradient steps of each recipe")
     given = parser.parse_args(options)
-    images, labels = photos("test")
-    places = [round(i * len(images) / 10) for i in range(10)][:: 10 // given.photos][: given.photos]
-    chosen = {f"{labels[i]}-{i}": images[i : i + 1] for i in places}
-    cells = [{"recipe": recipe, "photo": name} for name in chosen for recipe in given.recipes]
+    chosen = ten_photos()
+    names = list(chosen)[:: 10 // given.photos][: given.photos]
+    cells = [{"recipe": recipe, "photo": name} for name in names for recipe in given.recipes]
 
     def make(cell: Row) -> list[Row]:
         row, trace = measure(vgg16(), chosen[cell["photo"]], cell, given.steps)
@@ -194,4 +191,4 @@ def main(options: Sequence[str] = ()) -> None:
         return [row]
 
     fill(TABLES / "peers.csv", cells, make)
-    print(summary(pd.read_csv(TABLES / "peers.csv")).to_string())
+    print(zeroed_by(pd.read_csv(TABLES / "peers.csv"), ["recipe"]).to_string(index=False))

@@ -22,12 +22,12 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from experiments.common import TABLES, answers, attacked, device, judged, six_classes, vgg16
+from experiments.common import TABLES, answers, attacked, device, judged, picture, six_classes, vgg16
 from experiments.packages import KEEP
 from experiments.tables import Row, fill
 from helpers.defence.adaptive import feature_matching_loss, minimise_loss
 from helpers.defence.readouts import extract_readouts
-from helpers.images import DATA, load_image
+from helpers.images import load_image
 from helpers.visibility import difference
 from tools.make_weights import fetched_once
 
@@ -107,7 +107,7 @@ def measure(cell: Row) -> Row:
     The cosines compare what the head reads, the features as means over positions, with those of the guide image.
     """
     name = cell["photo"]
-    image, guide = photograph(name), load_image(DATA / "images" / f"{GUIDE}.png").to(device())
+    image, guide = photograph(name), picture(GUIDE)
     saved, steps, _ = attacked(vgg16(), f"photo-{name}", image, eps=8, steps=STEPS)
     matched = minimise_loss(vgg16(), feature_matching_loss(vgg16(), guide), image, steps=MATCHING_STEPS)
     three = torch.cat([image, matched, guide])

@@ -6,8 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from helpers.attack import Result
-from helpers.tables import read_record, read_rows, table_path, write_table
+from helpers.tables import read_record, read_rows, table_path, text, write_table
 
 Row = Mapping[str, Any]
 Rows = pd.DataFrame | Sequence[Row]
@@ -34,15 +33,3 @@ def fill(path: str | Path, cells: Iterable[Row], make: Callable[[Row], Rows]) ->
         write_table(path, rows, len(made), precision="float32")
         print(path.stem, rows[-1], flush=True)
     return rows
-
-
-def completed(result: Result) -> Result:
-    """The result of zero_out. Raises KeyboardInterrupt if the attack was interrupted, so that it is not stored."""
-    if result.interrupted:
-        raise KeyboardInterrupt
-    return result
-
-
-def text(value: object) -> str:
-    """A value as text in a table: floats with six digits, None and NaN as empty text."""
-    return "" if pd.isna(value) else f"{value:.6g}" if isinstance(value, float) else str(value)

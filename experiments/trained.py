@@ -13,12 +13,12 @@ import pandas as pd
 import torch
 import torchvision
 
-from experiments.common import TABLES, device, lite0
+from experiments.common import TABLES, device, lite0, picture
 from experiments.packages import dogs, lite, squeezenet
-from experiments.tables import Row, completed, fill
+from experiments.tables import Row, fill
 from helpers.attack import zero_out
 from helpers.base import Base, Classifier, count_nonzero
-from helpers.images import DATA, load_image
+from helpers.images import DATA
 from helpers.networks import from_module, vgg16
 from helpers.visibility import difference
 
@@ -44,11 +44,11 @@ NETWORKS: dict[str, Callable[[], Classifier]] = {
 
 def measure(base: Base, cell: Row) -> Row:
     """One attack with a margin of a tenth of the spread of pre-activations (about 1 for VGG-16)."""
-    image = load_image(DATA / "images" / f"{cell['picture']}.png", base.size).to(device())
+    image = picture(cell["picture"], base.size)
     with torch.no_grad():
         z = base.pre_activations(image)
     eps, steps = BUDGETS[cell["budget"]]
-    result = completed(zero_out(base, image, eps=eps, steps=steps, margin=0.1 * z.std().item()))
+    result = zero_out(base, image, eps=eps, steps=steps, margin=0.1 * z.std().item()).completed()
     row = {"features": result.outputs, "active when clean": int(count_nonzero(base.rest(z))), "left": result.nonzero[0]}
     ssim = difference(image, result.images).ssim
     return row | {"margin": result.margin[0], "steps": result.steps[0], "ssim": ssim}

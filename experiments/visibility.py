@@ -19,7 +19,7 @@ from torch import Tensor
 from experiments.bench import pictures
 from experiments.common import TABLES, answers, attacked, judged, six_classes, vgg16
 from experiments.peers import RECIPES, Counted, Recipe, apply
-from experiments.tables import Row, completed, fill
+from experiments.tables import Row, fill
 from helpers.attack import zero_out
 from helpers.certificate import certify
 from helpers.defence.filters import FILTERS
@@ -32,7 +32,7 @@ METHODS = {"8/255": (8, 150), "least visible": (None, 200)}  # budget in 1/255, 
 
 def ours(**settings: object) -> Recipe:
     """zero_out with these settings."""
-    return lambda counted, image, steps: completed(zero_out(counted.base, image, steps=steps, **settings)).images
+    return lambda counted, image, steps: zero_out(counted.base, image, steps=steps, **settings).completed().images
 
 
 OURS = {

@@ -3,7 +3,7 @@
 Hooks return clones, so a later in-place operation cannot change what was recorded.
 """
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -47,29 +47,22 @@ def _by_block(modules: Iterable[nn.Module]) -> Iterator[tuple[str, nn.Module]]:
             yield f"conv{block}_{place}", module
 
 
-def record(base: Base, images: Tensor, names: Sequence[str] = (), *, before: bool = False) -> dict[str, Tensor]:
-    """The outputs of layers for images, as name -> (N, C, h, w) on the base's device.
+def record(base: Base, images: Tensor) -> dict[str, Tensor]:
+    """The outputs of layers(base) for images, as name -> (N, C, h, w) on the base's device.
 
     images: (N, 3, H, W) in [0, 1], on any device.
-    names: of layers(base). (Default: all of them)
-    before: record the inputs of the layers; for an activation, these are its pre-activations. (Default: False)
-    Raises KeyError for a name that is not in layers(base).
     """
     check_images(images)
-    known = layers(base)
-    if unknown := [name for name in names if name not in known]:
-        raise KeyError(f"no layer {unknown[0]!r}; {base.name} has {', '.join(known)}")
-    recorded = _run(base, images, known, before)
-    return {name: recorded[name] for name in names or known}
+    return _run(base, images, layers(base))
 
 
 @torch.no_grad()
-def _run(base: Base, images: Tensor, watched: Mapping[str, nn.Module], before: bool = False) -> dict[str, Tensor]:
+def _run(base: Base, images: Tensor, watched: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     """The outputs of the modules that run in one forward pass, in that order; for several runs, the last."""
     outputs: dict[str, Tensor] = {}
 
-    def note(name: str, _: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        outputs[name] = (inputs[0] if before else output).clone()
+    def note(name: str, _: nn.Module, __: tuple[Tensor, ...], output: Tensor) -> None:
+        outputs[name] = output.clone()
 
     with ExitStack() as hooks:
         for name, module in watched.items():

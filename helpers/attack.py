@@ -152,7 +152,7 @@ def schedule(step: int) -> float:
 
     It does not depend on the number of steps allowed, so a longer run repeats a shorter one and goes on.
     """
-    return max(half_cosine(min(step, FALL), FALL), FLOOR)
+    return max(half_cosine(step, FALL), FLOOR)
 
 
 def check_attack(base: Base, images: Tensor, eps: float, norm: str, steps: int, **numbers: float) -> Tensor:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from helpers.images import check_images, is_whole
+from helpers.images import check_images, check_size
 from helpers.runtime import full_float32
 
 # Activations with a flat part: pre-activations at or below the number give outputs of exactly zero.
@@ -185,12 +185,6 @@ def check_network(model: nn.Module, name: str) -> None:
     for tensor in (*model.parameters(), *model.buffers()):
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             raise ValueError(f"the network computes in {tensor.dtype}; call {name}.float()")
-
-
-def check_size(size: object) -> None:
-    """Raise ValueError unless size is a side in pixels."""
-    if not is_whole(size) or size < 1:
-        raise ValueError(f"size is {size!r}; give one whole number of pixels, images here are square")
 
 
 def per_channel(name: str, values: object) -> Tensor:

@@ -9,7 +9,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize, PowerNorm, SymLogNorm, TwoSlopeNorm
+from matplotlib.colors import Normalize, PowerNorm, TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, StrMethodFormatter, SymmetricalLogLocator
 from pandas import DataFrame
@@ -62,11 +62,8 @@ def count_axis(ax: Axes, high: float, least: float = 1.0) -> None:
     ax.yaxis.set_major_formatter(StrMethodFormatter("{x:,.6g}"))
 
 
-def label_line_ends(ax: Axes, apart: float = 12.0) -> None:
-    """Write the name of each line at its right end, in place of a legend.
-
-    apart: least distance between two names, in points; the upper one moves up. (Default: 12)
-    """
+def label_line_ends(ax: Axes) -> None:
+    """Write the name of each line at its right end, in place of a legend; names do not overlap."""
     ax.get_legend().remove()
     lines = sorted(ax.get_lines(), key=lambda line: line.get_ydata()[-1])
     ax.set_xlim(right=max(line.get_xdata()[-1] for line in lines))
@@ -76,7 +73,7 @@ def label_line_ends(ax: Axes, apart: float = 12.0) -> None:
         end = line.get_xydata()[-1]
         height = 72 / ax.figure.dpi * ax.transData.transform(end)[1]
         shift = max(free - height, 0)
-        free = height + shift + apart
+        free = height + shift + 12  # points
         ax.annotate(line.get_label(), end, (5, shift), textcoords="offset points", va="center", color=line.get_color())
 
 
@@ -88,18 +85,15 @@ def heat_map(
     *,
     high: float | None = None,
     centre: float | None = None,
-    log: bool = False,
 ) -> Figure:
     """A table as coloured cells, darker for more. Up to 60 cells show their numbers; larger tables get a colour bar.
 
     high: the value of the darkest cells. (Default: the largest)
     centre: a value that stays white, with one colour below and one above. (Default: none)
-    log: a logarithmic scale with a place for zero. (Default: False)
     """
     values = table.to_numpy(dtype=float)
     high = high or max(values.max(), 1e-9)
     norm = Normalize(0, high) if centre is None else TwoSlopeNorm(centre, 0, high)
-    norm = SymLogNorm(1, vmin=0, vmax=max(high, 10)) if log else norm
     numbers = table.size <= 60
     size = (NARROW, 0.42 * len(table) + 1.3) if numbers else (WIDE, 0.22 * len(table) + 1)
     figure, ax = plt.subplots(figsize=size)
@@ -216,15 +210,14 @@ def feature_maps(maps: Mapping[str, Tensor | Sequence[Tensor]], titles: Sequence
     return figure
 
 
-def channel_mosaic(layers: Mapping[str, Tensor], across: int = 32, columns: int = 2) -> Figure:
+def channel_mosaic(layers: Mapping[str, Tensor], across: int = 32) -> Figure:
     """All channels of a layer (C, h, w) as tiles, one panel per entry, on one cube-root scale; zero is black.
 
     across: tiles in a row. (Default: 32)
-    columns: panels in a row. (Default: 2)
     """
-    rows = -(-len(layers) // columns)
+    rows = -(-len(layers) // 2)
     norm = PowerNorm(1 / 3, 0, max(1e-9, *(maps.max().item() for maps in layers.values())))
-    figure, axes = plt.subplots(rows, columns, figsize=(WIDE, rows * WIDE / columns * 0.56), squeeze=False)
+    figure, axes = plt.subplots(rows, 2, figsize=(WIDE, rows * WIDE * 0.28), squeeze=False)
     for ax, (name, maps) in zip(axes.flat, layers.items(), strict=False):
         tiles = make_grid(maps.detach().float().cpu()[:, None], across, padding=1, pad_value=torch.nan)[0]
         drawn = ax.imshow(tiles.numpy(), cmap="magma", norm=norm, interpolation="none")

@@ -6,6 +6,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
+from helpers.base import Base, Classifier
+
 
 def fit_head(vectors: Tensor, labels: Sequence[str], c: float = 10.0) -> LogisticRegression:
     """Train a linear head (multinomial logistic regression).
@@ -31,3 +33,22 @@ def as_linear(head: LogisticRegression) -> nn.Linear:
     linear = nn.Linear(weight.shape[1], len(bias))
     linear.load_state_dict({"weight": weight.float(), "bias": bias.float()})
     return linear.requires_grad_(False)
+
+
+def with_head(base: Base, head: LogisticRegression) -> Classifier:
+    """A base and a head of fit_head, which reads features averaged over positions."""
+    linear = as_linear(head).to(base.mean.device)
+    return Classifier(base, nn.Sequential(*average_over_positions(base), linear), head.classes_.tolist())
+
+
+def average_over_positions(base: Base) -> nn.Sequential:
+    """Layers that turn the features of a base into vectors (N, C): the mean over the positions of maps (C, H, W)."""
+    shape = base.feature_shape
+    if len(shape) == 1:
+        return nn.Sequential()
+    if len(shape) == 3 and shape[1] == shape[2]:  # images are square, and so are maps
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    raise ValueError(
+        f"features of {base.name} have shape {shape}; a head is trained on square maps (C, H, W) or on (C,), "
+        "so give a base that ends in such a layer"
+    )

@@ -31,8 +31,7 @@ def load_image(source: Any, size: int = 224) -> Tensor:
     size (int): side of the result in pixels. (Default: 224)
     Returns a tensor (1, 3, size, size) on the 8-bit grid. Raises ValueError or OSError.
     """
-    if not is_whole(size) or size < 1:
-        raise ValueError(f"size is {size!r}; give a whole number of pixels, for example 224")
+    check_size(size)
     image = read_rgb(source, 3 * size)
     return to_tensor(ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC))
 
@@ -42,8 +41,9 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
 
 
-def load_photos(split: str, folder: Path = DATA / "photos") -> tuple[Tensor, list[str]]:
+def load_photos(split: str) -> tuple[Tensor, list[str]]:
     """The bundled photos (N, 3, 224, 224) of one split, "train" or "test", and their N labels."""
+    folder = DATA / "photos"
     with open(folder / "index.csv", encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["split"] == split]
     if not rows:
@@ -78,6 +78,12 @@ def out_folder() -> Path:
 def is_whole(value: object) -> bool:
     """Whether a setting is a whole number, Python's or NumPy's; bool and float are rejected."""
     return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def check_size(size: object) -> None:
+    """Raise ValueError unless size is a side in pixels."""
+    if not is_whole(size) or size < 1:
+        raise ValueError(f"size is {size!r}; give one whole number of pixels, images here are square")
 
 
 def check_images(images: Tensor, what: str = "images") -> None:
@@ -139,13 +145,16 @@ def save_png(image: Tensor, path: str | Path) -> Path:
     check_images(image, "image")
     if len(image) != 1:
         raise ValueError(f"image holds {len(image)} images; save them one by one")
-    return write_file(png_path(path), png_bytes(image[0]))
+    return write_file(png_path(path), image_bytes(image[0]))
 
 
-def png_bytes(image: Tensor) -> bytes:
-    """An image (3, H, W) in [0, 1] as the bytes of an 8-bit PNG file, rounded to the nearest k/255."""
+def image_bytes(image: Tensor, kind: str = "PNG", **settings: object) -> bytes:
+    """An image (3, H, W) in [0, 1] as the bytes of an 8-bit file, rounded to the nearest k/255.
+
+    kind, settings: of Pillow's Image.save. (Default: "PNG")
+    """
     content = io.BytesIO()
-    Image.fromarray(to_bytes(image).transpose(1, 2, 0)).save(content, "PNG")
+    Image.fromarray(to_bytes(image).transpose(1, 2, 0)).save(content, kind, **settings)
     return content.getvalue()
 
 

@@ -170,7 +170,7 @@ def embed(base: Base, images: Tensor, batch: int = 16) -> Tensor:
     batch: images per forward pass. (Default: 16)
     """
     check_images(images)
-    pieces = progress(images.split(batch), "features of pictures: batch")
+    pieces = progress(images.split(batch), "features of images: batch")
     return torch.cat([base.features(piece.to(base.mean.device)).flatten(1).cpu() for piece in pieces])
 
 
@@ -186,25 +186,10 @@ def train_head(
     features: embed(base, images), or its means over positions (N, channels). (Default: computed)
     Raises ValueError if the numbers of images and labels differ, for a single class, or for features of another shape.
     """
-    from helpers.heads import as_linear, fit_head
+    from helpers.heads import average_over_positions, fit_head, with_head
 
     pool = average_over_positions(base)
     features = embed(base, images) if features is None else features
     if features.shape[1] != base.feature_shape[0]:
         features = pool(features.unflatten(1, base.feature_shape))
-    head = fit_head(features, labels, c)
-    linear = as_linear(head).to(base.mean.device)
-    return Classifier(base, nn.Sequential(*pool, linear), head.classes_.tolist())
-
-
-def average_over_positions(base: Base) -> nn.Sequential:
-    """Layers that turn the features of a base into vectors (N, C): the mean over the positions of maps (C, H, W)."""
-    shape = base.feature_shape
-    if len(shape) == 1:
-        return nn.Sequential()
-    if len(shape) == 3 and shape[1] == shape[2]:  # images are square, and so are maps
-        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    raise ValueError(
-        f"features of {base.name} have shape {shape}; a head is trained on square maps (C, H, W) or on (C,), "
-        "so give a base that ends in such a layer"
-    )
+    return with_head(base, fit_head(features, labels, c))

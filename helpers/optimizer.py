@@ -20,8 +20,8 @@ SHRINK, GROW, LAST = 0.03, 0.02, 0.15  # shares of its length per step, times a 
 
 
 def half_cosine(step: int, steps: int) -> float:
-    """The share of a step size at a step: half a cosine that falls from 1 at step 0 to 0 at `steps`."""
-    return (1 + math.cos(math.pi * step / steps)) / 2
+    """The share of a step size: half a cosine that falls from 1 at step 0 and before to 0 at `steps` and after."""
+    return (1 + math.cos(math.pi * min(max(step, 0), steps) / steps)) / 2
 
 
 def lengths(changes: Tensor) -> Tensor:
@@ -106,7 +106,7 @@ class LeastVisible:
     """
 
     def __init__(self, images: Tensor, momentum: float, weight: Tensor, steps: int) -> None:
-        self.original, self.rest = images, max(steps - FALL, 1)
+        self.original, self.falling = images, max(steps - FALL, 1)
         self.weight = weight / weight.square().mean((1, 2, 3), keepdim=True).sqrt()
         axes = nn.functional.normalize(AXES).to(images)
         self.mix = axes.T * SHARES.to(images) @ axes  # (3, 3), symmetric
@@ -132,7 +132,7 @@ class LeastVisible:
 
     def go_on(self, done: Tensor, step: int) -> Tensor:
         """Shorten the changes of images that are done and lengthen the others; all (N,) need another step."""
-        self.share = max(half_cosine(min(max(step - FALL, 0), self.rest), self.rest), LAST)
+        self.share = max(half_cosine(step - FALL, self.falling), LAST)
         shorter = self.radius.minimum(lengths(self.u)) * (1 - SHRINK * self.share)
         longer = self.radius * (1 + GROW * self.share * (step >= FALL))
         self.radius = torch.where(done.view(-1, 1, 1, 1), shorter, longer)

@@ -37,6 +37,12 @@ class Result:
     interrupted: bool = False
     margin_wanted: float = 0.0
 
+    def completed(self) -> "Result":
+        """This result. Raises KeyboardInterrupt if the attack was interrupted: its settings would give another one."""
+        if self.interrupted:
+            raise KeyboardInterrupt
+        return self
+
     def __str__(self) -> str:
         zeroed = [margin for n, margin in zip(self.nonzero, self.margin, strict=True) if n == 0]
         left = ", ".join(f"{n:,}" for n in self.nonzero)

@@ -6,7 +6,6 @@ share are used; pages that no kernel runs show a still.
 
 import html
 import io
-import math
 import operator
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -91,19 +90,16 @@ def blind_test(pairs: Sequence[bytes], truth: Sequence[str], *, alt: str, still:
             return
         for button in (left, right, further):
             button.disabled = True
+        from scipy.stats import binomtest  # takes a second
+
         hits = sum(map(operator.eq, answers, truth))
-        share = f"{guessing(hits, len(pairs)):.1%}"
+        share = f"{binomtest(hits, len(pairs), alternative='greater').pvalue:.1%}"
         words.value = f"<p>{hits} of {len(pairs)} right. Guessing gets as many or more in {share} of tests.</p>"
 
     for button, press in ((left, choose), (right, choose), (further, go_on)):
         button.on_click(press)
     say(f"Pair 1 of {len(pairs)}: which one was changed?")
     present(widgets.VBox([image, widgets.HBox([left, right, further]), words]), alt, encode(still))
-
-
-def guessing(hits: int, count: int) -> float:
-    """How probable at least so many right answers of `count` are when each is a guess between two."""
-    return sum(math.comb(count, k) for k in range(hits, count + 1)) / 2**count
 
 
 def _values(menus: Mapping[str, widgets.Widget]) -> dict[str, object]:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from helpers.base import ACTIVATIONS, Base, check_network, check_size
+from helpers.base import ACTIVATIONS, Base, check_network
+from helpers.images import check_size
 
 Run = Callable[[Tensor], Any]
 

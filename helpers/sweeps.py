@@ -16,11 +16,11 @@ import torch
 from pandas.api.types import is_list_like
 from torch import Tensor, nn
 
+from helpers import tables
 from helpers.attack import zero_out
 from helpers.base import Base, Classifier
 from helpers.images import check_one, to_bytes
 from helpers.losses import LOSSES
-from helpers.networks import embed
 from helpers.runtime import progress
 from helpers.tables import read_rows, table_path, write_table
 from helpers.visibility import difference
@@ -38,6 +38,7 @@ DEFAULTS = {
     if parameter.kind is parameter.KEYWORD_ONLY and name not in NO_COLUMN
 }
 KEY = ["network", "weights", "picture", "size", "pixels", *DEFAULTS]
+text = partial(tables.text, digits=9)
 RESULTS = ["left", "outputs", "margin_reached", "steps_taken", "linf", "psnr", "ssim", "norm_ratio", "variation"]
 RESULTS += ["seconds", "error"]
 WORDS = ["network", "weights", "picture", "pixels", "norm", "loss", "precision", "error"]  # columns that hold text
@@ -79,9 +80,10 @@ def sweep(
     jobs = {_key(job[-1]): job for job in _jobs(networks, images, cells)}
     missing = [job for key, job in jobs.items() if key not in rows or rows[key]["error"]]
     for row in progress(_finished(missing, executor), "sweep", len(missing)):
+        new = _key(row) not in rows
         rows[_key(row)] = row
         if path:
-            write_table(path, list(rows.values()), 1)
+            write_table(path, list(rows.values()), int(new))
     return _frame([rows[key] for key in jobs])
 
 
@@ -93,10 +95,15 @@ def _check_cell(cell: Settings, shapes: set[torch.Size]) -> Settings:
     name = getattr(loss, "__name__", "<lambda>")
     if name == "<lambda>" or LOSSES.get(name, loss) is not loss:
         raise ValueError(f"loss is {loss!r}; give one of {', '.join(LOSSES)}, or a function with a name of its own")
-    inactive = Base(nn.Threshold(2.0, -1e30), nn.ReLU(), size=1)  # no image activates it, so its attack ends at once
+    tiny = Base(nn.Identity(), nn.ReLU(), size=1)
     for shape in shapes:
-        zero_out(inactive, torch.zeros(shape), **{**cell, "loss": loss})
+        zero_out(tiny, torch.zeros(shape), **{**cell, "loss": loss}, on_step=_stop)
     return {**cell, "loss": loss}
+
+
+def _stop(*_: object) -> None:
+    """End an attack at its first step; by then its settings are checked."""
+    raise KeyboardInterrupt
 
 
 def _jobs(networks: Mapping[str, Source], images: Mapping[str, Tensor], cells: Sequence[Settings]) -> Iterator[Job]:
@@ -107,13 +114,6 @@ def _jobs(networks: Mapping[str, Source], images: Mapping[str, Tensor], cells: S
         for cell, (name, image) in itertools.product(cells, images.items()):
             values = network, weights, name, image.shape[-1], pixels[name], *cell.values()
             yield source, image, cell, dict(zip(KEY, map(text, values), strict=True))
-
-
-def text(value: object) -> str:
-    """A value as text in the table: numbers with nine digits, functions by name, None and NaN as empty text."""
-    if value is None or value != value:
-        return ""
-    return f"{value:.9g}" if isinstance(value, float) else str(getattr(value, "__name__", value))
 
 
 def _key(row: Row) -> tuple[str, ...]:
@@ -154,16 +154,15 @@ def _row(about: Row, measure: Callable[[], Row]) -> Row:
         return {**about, **dict.fromkeys(RESULTS, ""), "error": reason}
 
 
+@torch.no_grad()
 def _measure(source: Source, image: Tensor, settings: Settings) -> Row:
     """Run one attack and return the columns RESULTS. Raises KeyboardInterrupt if it was interrupted."""
     network, base = _made(source)
     start = time.perf_counter()
-    result = zero_out(base, image, **settings)
+    result = zero_out(base, image, **settings).completed()
     seconds = time.perf_counter() - start
-    if result.interrupted:
-        raise KeyboardInterrupt  # the best so far is not the result of these settings
     change = difference(result.original, result.images)
-    clean, after = embed(base, result.original), embed(base, result.images)
+    clean, after = base.features(result.original), base.features(result.images)
     variation = None
     if network is not base:
         variation = (network.probabilities(result.images)[0] - network.blank()).abs().sum().item() / 2

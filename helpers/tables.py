@@ -37,11 +37,18 @@ def read_record(path: Path) -> list[dict[str, Any]]:
     return json.loads(record.read_text(encoding="utf-8")) if record.exists() else []
 
 
+def text(value: object, digits: int = 6) -> str:
+    """A value as text in a table: floats with so many digits, functions by name, None and NaN as empty text."""
+    if value is None or value != value:
+        return ""
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(getattr(value, "__name__", value))
+
+
 def write_table(path: Path, rows: Sequence[Row], new: int, **about: object) -> None:
     """Write all rows, and note in NAME.json that `new` of them were made on this machine today.
 
     about: what else made them.
-    Both files are replaced whole. Raises ValueError if a row has other columns than the first.
+    Both files are replaced whole. Raises ValueError if a row has a column that the first lacks.
     """
     here = {**about, **machine()}
     made = read_record(path)
@@ -49,7 +56,7 @@ def write_table(path: Path, rows: Sequence[Row], new: int, **about: object) -> N
     entry = {**here, "date": datetime.date.today().isoformat(), "rows": new + sum(old["rows"] for old in same)}
     made = [*(old for old in made if old not in same), entry]
     content = io.StringIO()
-    writer = csv.DictWriter(content, list(rows[0]), restval="", lineterminator="\n")
+    writer = csv.DictWriter(content, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_file(path.with_suffix(".json"), (json.dumps(made, indent=2) + "\n").encode())

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
-from helpers.images import check_one, png_bytes
+from helpers.images import check_one, image_bytes
 
 SIDE = 7  # pixels
 LEAST, MOST = 10 / 255, 40 / 255  # the smallest and the largest weight
@@ -72,7 +72,7 @@ def ssimulacra2(original: Tensor, attacked: Tensor) -> float | None:
         from ssimulacra2 import compute_ssimulacra2
     except ImportError:
         return None
-    return float(compute_ssimulacra2(*(io.BytesIO(png_bytes(image[0])) for image in (original, attacked))))
+    return float(compute_ssimulacra2(*(io.BytesIO(image_bytes(image[0])) for image in (original, attacked))))
 
 
 def flip(original: Tensor, attacked: Tensor) -> float | None:

@@ -6,17 +6,19 @@ weights_only=True.
 
 import hashlib
 import os
+import shutil
 import tempfile
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from helpers.decode import user_path
+from helpers.decode import AGENT, user_path
 
 BUNDLED = Path(__file__).resolve().parents[1] / "data" / "weights"
 KAGGLE = Path("/kaggle/input")
@@ -108,9 +110,10 @@ def _download(file: WeightFile) -> Path:
     with tempfile.TemporaryDirectory(dir=cache) as folder:
         part = Path(folder) / file.name
         try:
-            urllib.request.urlopen(file.url, timeout=10).close()  # download_url_to_file has no timeout
-            torch.hub.download_url_to_file(file.url, str(part), progress=False)
-        except OSError as error:
+            request = urllib.request.Request(file.url, headers=AGENT)
+            with urllib.request.urlopen(request, timeout=20) as reply, open(part, "wb") as content:
+                shutil.copyfileobj(reply, content)
+        except (OSError, HTTPException) as error:
             raise FileNotFoundError(
                 f"{file.name} is not on this machine and cannot be downloaded ({error}); "
                 f"put it into a folder and name that in ZERO_OUT_WEIGHTS, or switch the Internet on. Source: {file.url}"

@@ -50,7 +50,7 @@ def test_feature_matching_is_the_distance_of_the_readouts_and_of_the_share_of_ac
     assert plain(donor).item() == pytest.approx(0, abs=1e-9)
     share, aim = (base.rest(base.pre_activations(x).sigmoid()).mean().item() for x in (image, donor))
     assert (more(image) - plain(image)).item() == pytest.approx((share / aim - 1) ** 2, rel=1e-3)
-    with pytest.raises(ValueError, match="the donor is 2 images; give one"):
+    with pytest.raises(ValueError, match="guide is 2 images; give one"):
         feature_matching_loss(base, noise(2), ends=())
 
 

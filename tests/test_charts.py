@@ -47,7 +47,7 @@ def test_names_are_at_the_ends_of_their_lines_and_apart() -> None:
 
 
 def test_a_small_table_carries_its_numbers_and_a_large_one_a_scale() -> None:
-    small = heat_map(DataFrame([[0, 3000], [5, 0]], index=[15, 30]), "step size", "steps", log=True)
+    small = heat_map(DataFrame([[0, 3000], [5, 0]], index=[15, 30]), "step size", "steps")
     assert [text.get_text() for text in small.axes[0].texts] == ["0", "3,000", "5", "0"] and len(small.axes) == 1
     large = heat_map(DataFrame([[0.5] * 70]), "step", centre=1, high=1.5)
     assert large.axes[0].images[0].norm(1) == 0.5 and len(large.axes) == 2

@@ -118,7 +118,7 @@ def test_the_central_square_is_taken_exactly() -> None:
 
 @pytest.mark.parametrize("size", [0, 2.5, True])
 def test_size_must_be_a_whole_number(size: object) -> None:
-    with pytest.raises(ValueError, match=r"size is .*; give a whole number of pixels, for example 224"):
+    with pytest.raises(ValueError, match=r"size is .*; give one whole number of pixels"):
         load_image(ARRAY, size)
 
 

@@ -1,4 +1,4 @@
-"""Steps within a budget, and the loop of zero_out written out."""
+"""Steps within a budget."""
 
 import pytest
 import torch
@@ -29,4 +29,4 @@ def test_images_that_are_dropped_leave_the_others_as_they_were(norm: str) -> Non
 
 
 def test_half_a_cosine() -> None:
-    assert [half_cosine(step, 4) for step in (0, 2, 4)] == pytest.approx([1, 0.5, 0])
+    assert [half_cosine(step, 4) for step in (-1, 0, 2, 4, 5)] == pytest.approx([1, 1, 0.5, 0, 0])

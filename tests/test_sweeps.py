@@ -19,6 +19,7 @@ from helpers.attack import zero_out
 from helpers.base import Base, Classifier
 from helpers.images import DATA, load_image
 from helpers.sweeps import LOSSES, bisect, grid, pick, read, sweep
+from helpers.tables import read_record
 
 EIGHT = {"eps": 8 / 255, "steps": 12}
 STEADY = {"steps": 40, "step_size": 4 / 255}
@@ -98,7 +99,7 @@ def test_a_failing_attack_is_recorded_and_tried_again(tmp_path: Path) -> None:
     assert table.error[0] == "RuntimeError: no luck" and pd.isna(table.left[0]) and pd.isna(table.error[1])
     base.body.error = None
     table = sweep({"net": base}, {"a": noise()}, [{"steps": 1}], path=path)
-    assert table.error.isna().all() and len(read(path)) == 2
+    assert table.error.isna().all() and len(read(path)) == sum(entry["rows"] for entry in read_record(path)) == 2
 
 
 def test_other_pixels_or_weights_under_the_same_name_are_computed(tmp_path: Path) -> None:
@@ -229,6 +230,11 @@ my_norm.__name__ = "norm"  # would get the rows of LOSSES["norm"]
 def test_bad_settings_are_one_error_before_any_work(cell: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         sweep({"net": fused(AssertionError("computed"))}, {"a": noise()}, [{}, cell])
+
+
+def test_a_sweep_without_a_budget_may_have_any_loss() -> None:
+    table = sweep({"net": far}, {"a": picture(96.0)}, [{"eps": None, "loss": "total", "steps": 2}])
+    assert table.error.isna().all() and table.eps.isna().all() and table.steps_taken.tolist() == [2]
 
 
 def test_bad_images_and_paths_are_one_error(tmp_path: Path) -> None:

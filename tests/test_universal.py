@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from nets import SIZE, Fuse, levels, lowering, noise, picture, random_net
+from nets import SIZE, fused, levels, lowering, noise, picture, random_net
 from torch import Tensor, nn
 
 from experiments.universal import add, universal
@@ -59,8 +59,7 @@ def test_added_images_are_clamped_and_on_the_grid() -> None:
 
 
 def test_bad_input_gets_one_clear_error_before_any_work() -> None:
-    base = lowering(body=Fuse)
-    base.body.error = AssertionError("the network ran")
+    base = fused(AssertionError("the network ran"))
     with pytest.raises(ValueError, match="eps is 16"):
         made(base, picture(100), eps=16)
     smooth = Base(nn.Conv2d(3, 2, 1), nn.SiLU(), size=SIZE, name="smooth")

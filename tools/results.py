@@ -7,7 +7,6 @@ python -m tools.results --check   # exit 1 when one is not up to date
 import json
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -28,12 +27,17 @@ images look the same side by side, and at 30 the change is obvious. FLIP is 0 fo
 """
 
 
-def peers(rows: pd.DataFrame) -> pd.DataFrame:
-    """Per recipe: photos, how many are zeroed, and features left."""
-    left = rows.groupby("recipe", sort=False).left
+def zeroed_by(rows: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    """Per group: photos, how many are exactly zero, and features left."""
+    left = rows.groupby(keys, sort=False).left
     table = left.agg(["size", "min", "median", "max"]).rename(columns={"size": "photos"})
     table.insert(1, "exactly zero", left.agg(lambda left: (left == 0).sum()))
-    return table.sort_values("median").reset_index()
+    return table.reset_index()
+
+
+def peers(rows: pd.DataFrame) -> pd.DataFrame:
+    """Per recipe: see zeroed_by."""
+    return zeroed_by(rows, ["recipe"]).sort_values("median")
 
 
 def robust(rows: pd.DataFrame) -> pd.DataFrame:
@@ -62,28 +66,26 @@ def positions(rows: pd.DataFrame) -> pd.DataFrame:
     return table.add_prefix("at the border, ").reset_index()
 
 
-def as_it_is(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows
-
-
-SECTIONS: dict[str, tuple[str, Callable[[pd.DataFrame], pd.DataFrame]]] = {
-    "strength": ("The attack on each image", as_it_is),
-    "visibility": ("How visible the change is", as_it_is),
-    "visibility_recipes": ("How visible other recipes are, at most 200 steps", as_it_is),
-    "visibility_filters": ("Clean answers that come back after a filter", as_it_is),
-    "photographs": ("Whole photographs from packages", as_it_is),
-    "l2": ("A budget on each pixel and on the whole change", as_it_is),
-    "peers": ("Beside other recipes, 8/255", peers),
-    "peers_bfloat16": ("Beside other recipes, 8/255, version 1", peers),
-    "resist": ("What is left at small budgets", as_it_is),
-    "positions": ("Where it lies", positions),
-    "universal": ("One pattern for all images", as_it_is),
-    "robust": ("Zeroed files in other arithmetic and after small damage", robust),
-    "unrounded": ("Zeroed files on the weights before rounding", as_it_is),
-    "transfer": ("Zeroed images given to another network", transfer),
-    "networks": ("Other endings, random weights", as_it_is),
-    "trained": ("Trained networks beside VGG-16", as_it_is),
+SECTIONS = {
+    "strength": "The attack on each image",
+    "visibility": "How visible the change is",
+    "visibility_recipes": "How visible other recipes are, at most 200 steps",
+    "visibility_filters": "Clean answers that come back after a filter",
+    "photographs": "Whole photographs from packages",
+    "l2": "A budget on each pixel and on the whole change",
+    "peers": "Beside other recipes, 8/255",
+    "peers_bfloat16": "Beside other recipes, 8/255, version 1",
+    "resist": "What is left at small budgets",
+    "positions": "Where it lies",
+    "universal": "One pattern for all images",
+    "robust": "Zeroed files in other arithmetic and after small damage",
+    "unrounded": "Zeroed files on the weights before rounding",
+    "transfer": "Zeroed images given to another network",
+    "networks": "Other endings, random weights",
+    "trained": "Trained networks beside VGG-16",
 }
+# The page shows all rows of the other tables.
+VIEWS = {"peers": peers, "peers_bfloat16": peers, "positions": positions, "robust": robust, "transfer": transfer}
 
 
 def cell(value: object) -> str:
@@ -107,9 +109,9 @@ def made(name: str) -> str:
 def page() -> str:
     """The text of docs/results.md."""
     parts = [TOP, f"## In short\n\n{facts()}\n"]
-    for name, (title, view) in SECTIONS.items():
+    for name, title in SECTIONS.items():
         if (BENCH / f"{name}.csv").exists():
-            table = view(pd.read_csv(BENCH / f"{name}.csv"))
+            table = VIEWS.get(name, pd.DataFrame)(pd.read_csv(BENCH / f"{name}.csv"))
             parts.append(f"## {title}\n\n`{name}.csv`, made by:\n\n{made(name)}\n\n{markdown(table)}\n")
     return "\n".join(parts)
 

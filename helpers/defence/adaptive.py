@@ -64,20 +64,25 @@ def minimise_loss(
     return adam.quantized()
 
 
+def relative_distance(part: Tensor, target: Tensor) -> Tensor:
+    """The squared distance of each row (N, ...) to a target (1, ...), relative to the target's length: (N,)."""
+    return (part - target).flatten(1).square().sum(1) / target.square().sum()
+
+
 def feature_matching_loss(
-    base: Base, donor: Tensor, ends: Sequence[int] = ENDS, *, match_active: bool = False
+    base: Base, guide: Tensor, ends: Sequence[int] = ENDS, *, match_active: bool = False
 ) -> ImageLoss:
     """The squared distance between an image's Readout and the guide's, relative to the guide's, summed over its parts.
 
-    donor: the guide image, (1, 3, H, W).
+    guide: the guide image, (1, 3, H, W).
     ends: see channel_means.
     match_active: also match the share of active features, smoothed by a sigmoid, since a count has no gradient.
         (Default: False)
     Raises ValueError for several guide images.
     """
-    check_images(donor)
-    if len(donor) != 1:
-        raise ValueError(f"the donor is {len(donor)} images; give one, of shape (1, 3, H, W)")
+    check_images(guide)
+    if len(guide) != 1:
+        raise ValueError(f"guide is {len(guide)} images; give one, of shape (1, 3, H, W)")
 
     def parts(x: Tensor) -> list[Tensor]:
         readout, z = channel_means(base, x, ends)
@@ -87,16 +92,18 @@ def feature_matching_loss(
         return found
 
     with torch.no_grad():
-        targets = parts(donor.to(base.mean.device))
+        targets = parts(guide.to(base.mean.device))
 
     def loss(x: Tensor) -> Tensor:
-        pairs = zip(parts(x), targets, strict=True)
-        return sum((part - target).square().sum(1) / target.square().sum() for part, target in pairs)
+        return sum(map(relative_distance, parts(x), targets))
 
     return loss
 
 
 def zero_out_loss(base: Base, margin: float = 1.0) -> ImageLoss:
-    """The hinge of the zero-out attack, summed over the units of each image; margin: see zero_out. (Default: 1)"""
+    """relu(z - threshold + margin), summed over the units of each image; the hinge of zero_out has a rounded corner.
+
+    margin: see zero_out. (Default: 1)
+    """
     threshold = base.flat_below()
     return lambda x: torch.relu(base.pre_activations(x) - threshold + margin).flatten(1).sum(1)

@@ -16,6 +16,7 @@ from helpers.defence.readouts import Readout, unit_length
 from helpers.heads import as_linear
 
 SQUEEZERS = ("4 bits", "median 3 x 3")  # the filters of feature squeezing
+NEIGHBOURS = 5  # how many clean images the distances look at
 
 
 class Detectors:
@@ -25,12 +26,9 @@ class Detectors:
     unit length: Sun et al. 2022. Feature squeezing: Xu et al. 2018.
     """
 
-    def __init__(self, clean: Readout, labels: Sequence[str], head: LogisticRegression, neighbours: int = 5) -> None:
-        """clean: the readout of N clean images, with N labels. head: the protected head, on features.
-
-        neighbours: how many clean images the distances look at. (Default: 5)
-        """
-        self.head, self.neighbours, self.clean = head, neighbours, clean
+    def __init__(self, clean: Readout, labels: Sequence[str], head: LogisticRegression) -> None:
+        """clean: the readout of N clean images, with N labels. head: the protected head, on features."""
+        self.head, self.clean = head, clean
         self.features = ClassGaussians(clean.features, labels)
         self.pre_activation = ClassGaussians(clean.pre_activation, labels)
 
@@ -39,10 +37,10 @@ class Detectors:
         plain = readouts["no filter"]
         logits = as_linear(self.head)(plain.features)
         p, *squeezed = (self.head.predict_proba(readouts[n].features.numpy()) for n in ("no filter", *SQUEEZERS))
-        raw = torch.cdist(plain.features, self.clean.features).topk(self.neighbours, largest=False).values
+        raw = torch.cdist(plain.features, self.clean.features).topk(NEIGHBOURS, largest=False).values
         # Zeros stay zeros at unit length, at a distance of 1 from everything.
         unit = unit_length(plain.features)
-        cosines = (unit @ unit_length(self.clean.features).T).topk(self.neighbours).values
+        cosines = (unit @ unit_length(self.clean.features).T).topk(NEIGHBOURS).values
         squares = unit.square().sum(1) + 1 - 2 * cosines[:, -1]
         return pd.DataFrame(
             {

@@ -3,25 +3,20 @@
 import io
 from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional as vision
 
-from helpers.images import from_levels, to_bytes, to_grid
+from helpers.images import image_bytes, to_grid, to_tensor
 
 Transform = Callable[[Tensor], Tensor]
 
 
 def jpeg(images: Tensor, quality: int = 75) -> Tensor:
     """Images saved as JPEG by Pillow and read again. quality: 1 to 100. (Default: 75)"""
-    copies = []
-    for pixels in to_bytes(images).transpose(0, 2, 3, 1):
-        stream = io.BytesIO()
-        Image.fromarray(pixels).save(stream, "JPEG", quality=quality)
-        copies.append(torch.from_numpy(np.array(Image.open(stream))))
-    return from_levels(torch.stack(copies).permute(0, 3, 1, 2).to(images))
+    files = (io.BytesIO(image_bytes(image, "JPEG", quality=quality)) for image in images)
+    return torch.cat([to_tensor(Image.open(file)) for file in files]).to(images)
 
 
 def fewer_bits(images: Tensor, bits: int = 4) -> Tensor:
@@ -46,15 +41,14 @@ def smaller(images: Tensor, side: int = 160) -> Tensor:
     return vision.resize(images, [side, side], antialias=True).clamp(0, 1)
 
 
-def shrink_and_pad(images: Tensor, seed: int | None = None, least: float = 0.85) -> Tensor:
-    """Scale the images down to a random size and place them at random on grey (Xie et al. 2018).
+def shrink_and_pad(images: Tensor, seed: int | None = None) -> Tensor:
+    """Scale the images down to a random size, 0.85 or more, and place them at random on grey (Xie et al. 2018).
 
     seed: of size and place. (Default: None, other ones each time)
-    least: smallest side, as a share of the full side. (Default: 0.85)
     """
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     full = images.shape[2]
-    side = int(torch.randint(int(least * full), full, (), generator=generator))
+    side = int(torch.randint(int(0.85 * full), full, (), generator=generator))
     left, top = torch.randint(0, full - side + 1, (2,), generator=generator).tolist()
     return vision.pad(smaller(images, side), [left, top, full - side - left, full - side - top], fill=0.5)
 
