@@ -152,8 +152,8 @@ ROWS = {  # table: columns that identify a row, rows
     "own_donors": (["photo"], 42),
     "own_donors_active": (["photo"], 42),
     "spatial": (["group", "photo"], 3 * 42),
-    "hardened": (["base", "attack", "photo"], 7 * 14),
-    "hardened_eps": (["eps", "photo"], 4 * 2),
+    "hardened": (["base", "attack", "photo"], 10 * 14),
+    "hardened_eps": (["base", "attack", "eps", "start", "photo"], 3 * 6 * 7 + 2 * 2 + 4),
 }
 
 
