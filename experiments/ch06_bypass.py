@@ -124,7 +124,8 @@ def spatial(defender: Defender, groups: dict[str, tuple[Tensor, list[str]]], _: 
         x = embed(vgg16(), images)
         table = pd.DataFrame({"group": group, "photo": range(len(x))}).join(every_position(x, known))
         table["linear"], table["ridge"] = linear.predict(x.numpy()), other.predict(x.numpy())
-        tables.append(table.assign(probe=probe(x, labels)))
+        unit = x / x.norm(dim=1).mean()  # the unit in which fit_head trains
+        tables.append(table.assign(probe=probe(unit, labels, head=linear)))
     return pd.concat(tables)
 
 

@@ -42,6 +42,9 @@ def top_labels(head: LogisticRegression, vectors: Tensor, top: int = 3) -> list[
     return [best_labels(row, head.classes_.tolist(), top) for row in probabilities]
 
 
-def probe(vectors: Tensor, labels: Sequence[str]) -> np.ndarray:
-    """Predictions of a linear probe (`ridge`) in 4-fold cross-validation, (N,). vectors: (N, C). labels: N names."""
-    return cross_val_predict(ridge(), vectors.double().numpy(), list(labels), cv=4)
+def probe(vectors: Tensor, labels: Sequence[str], head: Head | None = None) -> np.ndarray:
+    """Predictions of a linear probe in 4-fold cross-validation, (N,). vectors: (N, C). labels: N names.
+
+    head: the kind of probe, not modified. (Default: `ridge`)
+    """
+    return cross_val_predict(head or ridge(), vectors.double().numpy(), list(labels), cv=4)
