@@ -33,6 +33,9 @@ def test_one_half_of_the_perturbations_goes_to_zero_the_other_away_from_the_clea
     assert distance(before, target).mean().item() == pytest.approx(mean, rel=1e-4)
     assert (distance(after, target) > distance(before, target))[2:].all()
     assert (torch.relu(after + 1).flatten(1).sum(1) < torch.relu(before + 1).flatten(1).sum(1))[:2].all()
+    direction, _ = backward(base, unchanged(base), clean, x, attack=False)
+    after = base.pre_activations(x + 1e-3 * direction.sign())
+    assert (distance(after, target) > distance(before, target)).all(), "without an attack all move away"
 
 
 def test_a_hardened_base_moves_less_and_training_repeats() -> None:
@@ -51,6 +54,18 @@ def test_a_hardened_base_moves_less_and_training_repeats() -> None:
     one, other = (harden(base, images, side=8, epochs=2, batch=4, seed=3) for _ in range(2))
     assert all(torch.equal(one[name], other[name]) for name in one)
     assert torch.equal(images, noise(6)) and base.sha256 == random_net().sha256
+
+
+def test_the_control_learns_to_move_less_under_noise() -> None:
+    base, images = random_net(), noise(6)
+    control = apply_channel_affine(base, harden(base, images, side=8, epochs=40, batch=3, attack=False), "control")
+    new = noise(8, seed=7)
+    noisy = (new + 8 / 255 * (noise(8, seed=8) - 0.5).sign()).clamp(0, 1)
+
+    def moved(one: Base) -> float:
+        return distance(one.pre_activations(noisy), base.pre_activations(new)).mean().item()
+
+    assert moved(control) < moved(base)
 
 
 def test_a_sample_of_the_stored_table_is_true() -> None:

