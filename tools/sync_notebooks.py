@@ -81,6 +81,7 @@ APPENDIX = [
     Notebook("appendix/06_positions", "Every position", "What does matching leave at each place of the image?", 1),
     Notebook("appendix/06_hardening", "Hardening the base", "Can the base be trained to resist?", 1),
     Notebook("appendix/06_sanity", "The sanity list", "Are the attacks on the defences strong enough?", 1),
+    Notebook("appendix/07_ablation", "Loss, optimiser, rounding", "Which part of the attack matters?", 1),
     Notebook("appendix/07_small_budgets", "Small budgets", "Where does a small budget fail?", 1),
     Notebook("appendix/07_universal", "One pattern for all images", "Can one pattern zero every image?", 1),
     Notebook("appendix/07_networks", "Which endings can be zero", "Which networks can be zeroed at all?", 1),
