@@ -6,8 +6,9 @@ The recipes of libraries need pip install ".[peers]". peers_bfloat16*.csv hold t
 bfloat16.
 
 All have the same base, photos of the test split and budget, one image at a time. Each recipe keeps its published loss,
-start and kind of step; step sizes that were published for another budget are scaled. Features are counted on the images
-that a recipe passes through the network, seconds count until none is left, and the verdict is on the reloaded PNG file.
+start and kind of step, except that PhotoGuard starts at the image and not in noise; step sizes that were published for
+another budget are scaled. Features are counted on the images that a recipe passes through the network, seconds count
+until none is left, and the verdict is on the reloaded PNG file.
 """
 
 import argparse
