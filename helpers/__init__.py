@@ -25,6 +25,6 @@ Every chapter:
     losses          losses to compare with the hinge
     tables          tables of results as files
 05 defence, 06 bypass:
-    defence         filters, detectors, hardened bases, adaptive attacks
+    defence         filters, detectors, hardened bases, adaptive attacks, their figures
     ensemble        several bases as one
 """
