@@ -33,7 +33,7 @@ OPTIMISERS = ("sign", "Adam")
 ROUNDING = ("after the loop", "in the loop")
 
 
-def loss_of(kind: str, base: Base, z: Tensor, active_steps: Tensor) -> Tensor:
+def loss_of(kind: str, base: Base, z: Tensor, active_steps: Tensor | int) -> Tensor:
     """One of LOSSES on pre-activations (1, 512, 14, 14), a scalar."""
     if kind == "length":  # of the features: the loss of PhotoGuard
         return base.rest(z).norm()
@@ -45,15 +45,15 @@ def loss_of(kind: str, base: Base, z: Tensor, active_steps: Tensor) -> Tensor:
 def search(base: Base, image: Tensor, cell: Row) -> list[int]:
     """Features left after each step in the image rounded to 8 bits, until none is left."""
     change, active_steps, counts = PixelAdam(image, EPS, momentum=0.8), 0, []
+    rounded = cell["rounding"] == "in the loop"
     for step in range(STEPS + 1):
-        rounded = cell["rounding"] == "in the loop"
         x = (change.quantized() if rounded else change.x.clone()).requires_grad_()
         z = base.pre_activations(x)
         left = count_nonzero(base.rest(z.detach())) if rounded else base.verdict(to_grid(change.x))[0]
         counts.append(int(left))
         if counts[-1] == 0 or step == STEPS:
             break
-        (grad,) = torch.autograd.grad(loss_of(cell["loss"], base, z, torch.as_tensor(active_steps)), x)
+        (grad,) = torch.autograd.grad(loss_of(cell["loss"], base, z, active_steps), x)
         active_steps = active_steps + (z.detach() > base.flat_below())
         if cell["optimiser"] == "Adam":
             change.step(grad, 16 / 255 * schedule(step))

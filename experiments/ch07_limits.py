@@ -13,19 +13,7 @@ import torch
 from torch import Tensor
 
 from experiments import ch07_others
-from experiments.common import (
-    OUT,
-    TABLES,
-    answers,
-    attacked,
-    evenly,
-    judged,
-    photos,
-    photos_at,
-    six_classes,
-    speckle,
-    vgg16,
-)
+from experiments.common import OUT, TABLES, answers, attacked, evenly, judged, photos_at, six_classes, speckle, vgg16
 from experiments.tables import Row, fill
 from experiments.universal import add, universal
 from helpers.attack import hinge, zero_out
@@ -121,8 +109,7 @@ def last_image(image: Tensor, eps: float, steps: int, asked: Tensor) -> Tensor:
 
 def resist_row(cell: Row) -> list[Row]:
     """Which units stay active if all, border or inside ones are optimised, and the strongest one optimised alone."""
-    (images, labels), i, eps = photos("test"), cell["photo"], cell["eps"] / 255
-    image = images[i : i + 1]
+    ((name, image),), eps = photos_at([cell["photo"]]).items(), cell["eps"] / 255
     border = torch.ones(14, 14, device=image.device)  # the 52 outermost of the 14 x 14 positions
     border[1:-1, 1:-1] = 0
     asked = {"all": torch.ones_like(border), "border": border, "inside": 1 - border}[cell["asked"]]
@@ -139,8 +126,9 @@ def resist_row(cell: Row) -> list[Row]:
         "left and active when clean": (after > 0) & (clean > 0),
     }
     left = int(count_nonzero(vgg16().rest(after[None])))
-    row = {"label": labels[i], "steps": RESIST_STEPS, "left": left} | {name: int(x.sum()) for name, x in counts.items()}
-    row |= {name: int(place) for name, place in zip(("channel", "row", "column"), strongest, strict=True)}
+    row = {"label": name.split("-")[0], "steps": RESIST_STEPS, "left": left}
+    row |= {kind: int(x.sum()) for kind, x in counts.items()}
+    row |= {axis: int(place) for axis, place in zip(("channel", "row", "column"), strongest, strict=True)}
     return [
         row | {"clean": clean[strongest].item(), "after": after[strongest].item(), "alone": alone[strongest].item()}
     ]

