@@ -1,38 +1,44 @@
-"""An attacker who knows the whole defence, term by term: data/defences/pipeline.csv. Takes about an hour on one core.
+"""An attacker who knows the whole defence, term by term: data/defences/pipeline.csv. Takes three hours on one core.
 
     python -m experiments ch06_pipeline    # continues where it was stopped, photo by photo
 
-Every third test photo, 8/255. Two attacks on the head come first: a cross-entropy attack (APGD, Croce & Hein 2020, from
-torchattacks, pip install ".[peers]") and one that matches the guide's logits. Then feature matching, with more terms of
-the loss in each row: the last layer; several layers; detectors and all positions; filters and random sizes. Each photo
-has a guide image of its own, another test photo. All have 40 gradient steps, the last one 80, for its filters take
-turns. The weights of the terms were tried on photos of the train split.
+Photos of the test split, 8/255: every third of 42 after all attacks, and all of them after ON_ALL. Two attacks on the
+head come first: a cross-entropy attack (APGD, Croce & Hein 2020, from torchattacks, pip install ".[peers]") and one
+that matches the guide's logits. Then feature matching, with more terms of the loss in each row: the last layer; several
+layers; detectors and all positions; filters and random sizes. Each photo has a guide image of its own, another test
+photo. All have 40 gradient steps, the last one 80, for its filters take turns. The attacker tries its result at five
+random sizes; if most answers are right, a second guide image follows. pipeline_memory.csv has how much the photos of
+the last attack resemble each other. The weights of the terms were tried on photos of the train split.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
 
+import pandas as pd
 import torch
 from torch import Tensor
 
-from experiments.ch05_defence import FOLDER
+from experiments.ch05_defence import FOLDER, attack_photos
 from experiments.ch06_bypass import Defender, every_position
 from experiments.common import vgg16
 from experiments.readouts import test_split
 from experiments.tables import Row, fill
 from helpers.base import Classifier
 from helpers.defence.adaptive import ImageLoss, identity, minimise_loss, relative_distance, straight_through
-from helpers.defence.detectors import NEIGHBOURS
+from helpers.defence.detectors import max_cosine
 from helpers.defence.filters import Transform, blur, filtered, jpeg, shrink_and_pad, smaller
-from helpers.defence.readouts import Readout, channel_means, extract_readouts, stored_readouts, unit_length
+from helpers.defence.readouts import Readout, channel_means, extract_readouts, stored_readouts
 from helpers.heads import as_linear, with_head
-from helpers.images import load_photos, to_grid
+from helpers.images import load_photos, out_folder, to_grid
 from helpers.networks import embed
 
 EPS, STEPS = 8 / 255, 40
 ROOM = 1.0  # standard deviations from the clean mean that a score may lie without a penalty
-SIZES = range(100, 110)  # seeds of the defender's random sizes; the attacker's are others
+SIZES = range(100, 110)  # seeds of random sizes: five of the defender, five with which the attacker tries the result
 ATTACKS = ("none", "cross-entropy", "logits", "last layer", "several layers", "detectors", "filters")
+ON_ALL = ("none", "logits", "filters")  # on all photos; the others on every third
 
 
 class SoftScores:
@@ -46,15 +52,10 @@ class SoftScores:
 
     def scores(self, readout: Readout) -> Tensor:
         """(N, 9): nine of the eleven scores of Detectors. Feature squeezing and copies of photos are left out."""
-        plain, known = readout.features, self.defender.detectors
-        logits = self.linear(plain)
-        p = logits.softmax(1)
-        raw = torch.cdist(plain, known.clean.features).topk(NEIGHBOURS, largest=False).values.mean(1)
-        cosine = (unit_length(plain) @ unit_length(known.clean.features).T).topk(NEIGHBOURS).values[:, -1]
-        far = known.features.distance(plain), known.pre_activation.distance(readout.pre_activation)
-        entropy, energy = torch.special.entr(p).sum(1), -logits.logsumexp(1)
-        rows = -p.amax(1), entropy, -logits.amax(1), energy, -readout.feature_norm, *far, raw, -cosine
-        return torch.stack([row.float() for row in rows], 1)
+        scores = self.defender.detectors.without_filters(readout)
+        del scores["copy of a photo"]
+        scores["nearest neighbours"] = scores["nearest neighbours"].square()  # a line in the cosine
+        return torch.stack([*scores.values()], 1).float()
 
     def penalty(self, readout: Readout) -> Tensor:
         """How far the scores lie outside the usual range, squared and summed: (N,)."""
@@ -112,31 +113,68 @@ def cross_entropy(classifier: Classifier, image: Tensor, truth: str, *, eps: flo
 
 
 def changed(attack: str, soft: SoftScores, image: Tensor, guide: Tensor, truth: str) -> Tensor:
-    """One image after one of ATTACKS, on the 8-bit grid."""
+    """One image after one of ATTACKS, or "second guide", on the 8-bit grid."""
     if attack == "none":
         return image
     if attack == "cross-entropy":
         return cross_entropy(with_head(vgg16(), soft.defender.head), image, truth)
-    settings = {"transforms": views(), "steps": 2 * STEPS} if attack == "filters" else {"steps": STEPS}
+    through = attack in ("filters", "second guide")
+    settings = {"transforms": views(), "steps": 2 * STEPS} if through else {"steps": STEPS}
     return minimise_loss(vgg16(), loss_of(attack, soft, guide), image, eps=EPS, **settings)
 
 
-def measure(soft: SoftScores, photos: Tensor, labels: Sequence[str], known: Tensor, cell: Row) -> list[Row]:
+class Attacked:
+    """The test photos after each attack. Images of the longest, "filters", are kept in out/pipeline."""
+
+    def __init__(self, soft: SoftScores) -> None:
+        self.soft, self.photos, self.labels = soft, test_split()[1], load_photos("test")[1][1::2]
+        self.kept = attack_photos(out_folder() / "pipeline", self.photos, lambda i, _: self.new("filters", i))
+
+    def guide(self, attack: str, photo: int) -> int:
+        """The place of the guide image among the photos; it is of another class."""
+        return (photo + len(self.photos) // (3 if attack == "second guide" else 2)) % len(self.photos)
+
+    def new(self, attack: str, photo: int) -> Tensor:
+        image, guide = (self.photos[i : i + 1] for i in (photo, self.guide(attack, photo)))
+        return changed(attack, self.soft, image, guide, self.labels[photo])
+
+    def __call__(self, attack: str, photo: int) -> Tensor:
+        """One image (1, 3, 224, 224) after an attack."""
+        return self.kept[photo : photo + 1] if attack == "filters" else self.new(attack, photo)
+
+
+def measure(attacked: Attacked, known: Tensor, cell: Row) -> list[Row]:
     """What the defender sees: answers, scores, the distance over all positions, and answers at random sizes."""
-    defender, i = soft.defender, cell["photo"]
-    guide = (i + len(photos) // 2) % len(photos)
-    image = changed(cell["attack"], soft, photos[i : i + 1], photos[guide : guide + 1], labels[i])
+    defender, image, guide = attacked.soft.defender, attacked(**cell), attacked.guide(**cell)
     readouts = {name: extract_readouts(vgg16(), x) for name, x in filtered(image)}
     sizes = torch.cat([shrink_and_pad(image, seed=seed) for seed in SIZES])
-    row = {"donor": guide, "truth": labels[i], "guide": defender.answers(photos[guide : guide + 1])[0]}
+    row = {"donor": guide, "truth": attacked.labels[cell["photo"]]}
+    row["guide"] = defender.answers(attacked.photos[guide : guide + 1])[0]
     row |= {name: defender.head.predict(readout.features.numpy())[0] for name, readout in readouts.items()}
     row["sizes"] = " ".join(defender.answers(sizes))
     scores = defender.detectors.scores(readouts).iloc[0].to_dict()
     return [row | scores | every_position(embed(vgg16(), image), known).iloc[0].to_dict()]
 
 
+def undone(row: Mapping[str, str]) -> bool:
+    """Whether most of the attacker's own five sizes give the right answer after the attack through filters."""
+    tried = row["sizes"].split()[5:]
+    return row["attack"] == "filters" and Counter(tried).most_common(1)[0][0] == row["truth"]
+
+
+def memory(attacked: Attacked, _: Row) -> pd.DataFrame:
+    """The largest cosine of each photo to another, all after the attack through filters."""
+    cosines = max_cosine(extract_readouts(vgg16(), attacked.kept))
+    return pd.DataFrame({"photo": range(len(cosines)), "max_cosine": cosines})
+
+
 def main(options: Sequence[str] = ()) -> None:
-    defender, photos, labels = Defender(), test_split()[1], load_photos("test")[1][1::2]
-    soft, known = SoftScores(defender), embed(vgg16(), defender.train)
-    cells = [{"attack": attack, "photo": i} for i in range(0, len(photos), 3) for attack in ATTACKS]
-    fill(FOLDER / "pipeline.csv", cells, lambda cell: measure(soft, photos, labels, known, cell))
+    defender = Defender()
+    attacked, known = Attacked(SoftScores(defender)), embed(vgg16(), defender.train)
+    count, path = len(attacked.photos), FOLDER / "pipeline.csv"
+    cells = [{"attack": attack, "photo": i} for i in range(0, count, 3) for attack in ATTACKS]
+    cells += [{"attack": attack, "photo": i} for i in range(count) if i % 3 for attack in ON_ALL]
+    rows = fill(path, cells, partial(measure, attacked, known))
+    again = [{"attack": "second guide", "photo": int(row["photo"])} for row in rows if undone(row)]
+    fill(path, again, partial(measure, attacked, known))
+    fill(FOLDER / "pipeline_memory.csv", [{}], partial(memory, attacked))

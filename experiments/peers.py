@@ -6,9 +6,9 @@ The recipes of libraries need pip install ".[peers]". peers_bfloat16*.csv hold t
 bfloat16.
 
 All have the same base, photos of the test split and budget, one image at a time. Each recipe keeps its published loss,
-start and kind of step, except that PhotoGuard starts at the image and not in noise; step sizes that were published for
-another budget are scaled. Features are counted on the images that a recipe passes through the network, seconds count
-until none is left, and the verdict is on the reloaded PNG file.
+start and kind of step; step sizes that were published for another budget are scaled. PhotoGuard has two rows: from the
+image in as many steps as the others, and as published, from noise in 1,000 steps. Features are counted on the images
+that a recipe passes through the network, seconds count until none is left, and the verdict is on the reloaded PNG file.
 """
 
 import argparse
@@ -28,6 +28,7 @@ from helpers.images import DATA, load_image, save_png
 from tools.results import zeroed_by
 
 EPS = 8 / 255
+OWN_STEPS = {"PhotoGuard as published": 1000}  # the others take --steps
 
 
 class Counted(nn.Module):
@@ -139,6 +140,7 @@ def ours(counted: Counted, image: Tensor, steps: int) -> Tensor:
 RECIPES: dict[str, Recipe] = {
     "zero_out": ours,
     "PhotoGuard": signed(lambda f: f.norm(), 1 / 3, 1 / 300),
+    "PhotoGuard as published": signed(lambda f: f.norm(), 1 / 3, 1 / 300, random_start=True),
     "Dispersion Reduction": signed(lambda f: f.std(), 1 / 16, 1 / 16),
     "FDA": signed(feature_disruption, 1 / 8, 1 / 8, random_start=True),
     "Wang et al. 2018": adadelta,
@@ -187,7 +189,8 @@ def main(options: Sequence[str] = ()) -> None:
     cells = [{"recipe": recipe, "photo": name} for name in names for recipe in given.recipes]
 
     def make(cell: Row) -> list[Row]:
-        row, trace = measure(vgg16(), chosen[cell["photo"]], cell, given.steps)
+        steps = OWN_STEPS.get(cell["recipe"], given.steps)
+        row, trace = measure(vgg16(), chosen[cell["photo"]], cell, steps)
         fill(TABLES / "peers_steps.csv", [cell], lambda _: trace)
         return [row]
 

@@ -73,6 +73,16 @@ def test_feature_squeezing_sees_an_answer_that_changes(detectors: Detectors) -> 
     assert detect(steady, detectors)["feature squeezing"].item() == 0
 
 
+def test_an_attacker_gets_the_gradients_of_the_scores_that_the_defender_sees(detectors: Detectors) -> None:
+    point = torch.tensor([[9.0, 1.0]], requires_grad=True)
+    with_gradients, seen = detectors.without_filters(readout(point)), detect(readout(point.detach()), detectors)
+    assert [*with_gradients, "feature squeezing"] == [*seen]
+    for name, score in with_gradients.items():
+        assert score.item() == seen[name].item(), name
+        (grad,) = torch.autograd.grad(score, point, retain_graph=True)
+        assert grad.isfinite().all() and grad.any(), name
+
+
 def test_mahalanobis_counts_in_standard_deviations() -> None:
     spread = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 10.0])
     distances = ClassGaussians(spread, ["a"] * 4000).distance(torch.tensor([[3.0, 0.0], [0.0, 30.0]]))

@@ -28,35 +28,38 @@ class Detectors:
 
     def __init__(self, clean: Readout, labels: Sequence[str], head: LogisticRegression) -> None:
         """clean: the readout of N clean images, with N labels. head: the protected head, on features."""
-        self.head, self.clean = head, clean
+        self.head, self.linear, self.clean = head, as_linear(head).double(), clean
         self.features = ClassGaussians(clean.features, labels)
         self.pre_activation = ClassGaussians(clean.pre_activation, labels)
 
     def scores(self, readouts: Mapping[str, Readout]) -> pd.DataFrame:
         """One row per image and one column per detector. readouts: of "no filter" and the two SQUEEZERS."""
-        plain = readouts["no filter"]
-        logits = as_linear(self.head)(plain.features)
         p, *squeezed = (self.head.predict_proba(readouts[n].features.numpy()) for n in ("no filter", *SQUEEZERS))
-        raw = torch.cdist(plain.features, self.clean.features).topk(NEIGHBOURS, largest=False).values
+        squeezing = np.max([np.abs(p - other).sum(1) for other in squeezed], axis=0)
+        return pd.DataFrame(self.without_filters(readouts["no filter"])).assign(**{"feature squeezing": squeezing})
+
+    def without_filters(self, readout: Readout) -> dict[str, Tensor]:
+        """All scores but feature squeezing, each (N,) in float64, with gradients."""
+        logits = self.linear(readout.features.double())
+        p = logits.softmax(1)
+        raw = torch.cdist(readout.features, self.clean.features).topk(NEIGHBOURS, largest=False).values
         # Zeros stay zeros at unit length, at a distance of 1 from everything.
-        unit = unit_length(plain.features)
+        unit = unit_length(readout.features)
         cosines = (unit @ unit_length(self.clean.features).T).topk(NEIGHBOURS).values
         squares = unit.square().sum(1) + 1 - 2 * cosines[:, -1]
-        return pd.DataFrame(
-            {
-                "largest probability": -p.max(1),
-                "entropy": torch.special.entr(torch.from_numpy(p)).sum(1),
-                "largest logit": -logits.amax(1),
-                "energy": -logits.logsumexp(1),
-                "feature norm": -plain.feature_norm,
-                "Mahalanobis": self.features.distance(plain.features),
-                "Mahalanobis of pre-activations": self.pre_activation.distance(plain.pre_activation),
-                "raw distance": raw.mean(1),
-                "nearest neighbours": squares.clamp(min=0).sqrt(),
-                "copy of a photo": cosines[:, 0],
-                "feature squeezing": np.max([np.abs(p - other).sum(1) for other in squeezed], axis=0),
-            }
-        ).astype(float)
+        scores = {
+            "largest probability": -p.amax(1),
+            "entropy": torch.special.entr(p).sum(1),
+            "largest logit": -logits.amax(1),
+            "energy": -logits.logsumexp(1),
+            "feature norm": -readout.feature_norm,
+            "Mahalanobis": self.features.distance(readout.features),
+            "Mahalanobis of pre-activations": self.pre_activation.distance(readout.pre_activation),
+            "raw distance": raw.mean(1),
+            "nearest neighbours": squares.clamp(min=0).sqrt(),
+            "copy of a photo": cosines[:, 0],
+        }
+        return {name: score.double() for name, score in scores.items()}
 
 
 class ClassGaussians:
