@@ -46,6 +46,7 @@ SOURCES = {
     "sanity.csv, how close to the guide image the attack comes; donors.csv, three guide images without filters; "
     "own_donors.csv, a guide image for each photo; matched_active.csv, one guide image and its share of active "
     "features; own_donors_active.csv, both; sizes.csv, in random sizes; nonzero.csv, features left after filters; "
+    "pipeline.csv, against the whole defence; pipeline_memory.csv, how much its photos resemble each other; "
     "hardened.csv and hardened_eps.csv, attacks on a hardened base and its control. GPL-2, as the photos",
     "readouts/": "features of VGG-16 for photos of photos/ and defences/, as means over positions in half precision, "
     "by python -m experiments readouts; MIT, as the code",
