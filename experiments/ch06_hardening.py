@@ -33,8 +33,8 @@ from helpers.heads import fit_head, with_head
 from helpers.images import load_folder, load_photos, write_file
 from helpers.weights import BUNDLED
 
-STEPS = 60  # of feature matching on the hardened base, in hardened.csv
-CE_STEPS, MATCHING_STEPS = 20, 40  # of the attacks that all bases get, in hardened_eps.csv
+CE_STEPS, MATCHING_STEPS = 20, 40  # of the attacks in hardened_eps.csv
+BASES = ("original", "control", "hardened")
 HEADS = ("features", "unit length", "pre-activations", "several depths")  # of READERS
 LEAK = 0.2  # slope below the last ReLU in the distance, so that inactive units have a gradient
 FRESH = 0.2  # share of visits that start from a new random perturbation
@@ -168,19 +168,15 @@ class Measure:
             readout = extract_readouts(base, train)
             self.heads[name] = {head: fit_head(READERS[head](readout), labels) for head in HEADS}
         self.photos, self.truth = test_split()[1][::3], load_photos("test")[1][1::2][::3]
-        self.stored = {name: load_folder(FOLDER / name)[::3] for name in ("zero", "matched")}
+        self.zeroed = load_folder(FOLDER / "zero")[::3]
 
     def attacked(self, name: str, attack: str, i: int) -> Tensor:
         base, image = self.bases[name], self.photos[i : i + 1]
         if attack == "none":
             return image
         if attack == "zero-out of the original":
-            return self.stored["zero"][i : i + 1]
-        if attack == "zero-out":
-            return zero_out(base, image).completed().images
-        if name == "original":  # 120 steps through filters
-            return self.stored["matched"][i : i + 1]
-        return minimise_loss(base, feature_matching_loss(base, picture(DONOR)), image, steps=STEPS)
+            return self.zeroed[i : i + 1]
+        return zero_out(base, image).completed().images
 
     def row(self, cell: Row) -> list[Row]:
         """Active features, feature norm relative to the clean photo's, and the predictions of four heads."""
@@ -211,7 +207,8 @@ class Measure:
 def budgets() -> list[Row]:
     """The cells of hardened_eps.csv; start: 0 is the clean image, 1 the seed of a random start."""
     same = [*(("cross-entropy", eps) for eps in (1, 2, 4, 8)), *(("feature matching", eps) for eps in (2, 8))]
-    cells = [(b, a, eps, 0, i) for i in range(0, 14, 2) for a, eps in same for b in ("original", "control", "hardened")]
+    cells = [(b, a, eps, 0, i) for i in range(0, 14, 2) for a, eps in same for b in BASES]
+    cells += [(b, "feature matching", 8, 0, i) for i in range(1, 14, 2) for b in BASES]
     cells += [("hardened", "zero-out", eps, 0, i) for i in (0, 7) for eps in (32, 255)]
     cells += [("hardened", "zero-out", 8, 1, i) for i in (0, 4, 7, 12)]
     return [dict(zip(("base", "attack", "eps", "start", "photo"), cell, strict=True)) for cell in cells]
@@ -223,9 +220,8 @@ def main(options: Sequence[str] = ()) -> None:
     bases["hardened"] = tuned("vgg16_hardened", vgg16(), train, attack=True)
     bases["control"] = tuned("vgg16_control", vgg16(), train, attack=False)
     measure = Measure(bases, train, labels)
-    pairs = [("original", attack) for attack in ("none", "zero-out of the original", "feature matching")]
-    pairs += [("hardened", attack) for attack in ("none", "zero-out of the original", "zero-out", "feature matching")]
-    pairs += [("control", attack) for attack in ("none", "zero-out of the original", "zero-out")]
+    pairs = [(base, attack) for base in BASES for attack in ("none", "zero-out of the original", "zero-out")]
+    pairs.remove(("original", "zero-out"))  # the same attack
     cells = [{"base": b, "attack": a, "photo": i} for b, a in pairs for i in range(len(measure.photos))]
     fill(FOLDER / "hardened.csv", cells, measure.row)
     fill(FOLDER / "hardened_eps.csv", budgets(), measure.at_budget)
