@@ -152,8 +152,10 @@ ROWS = {  # table: columns that identify a row, rows
     "own_donors": (["photo"], 42),
     "own_donors_active": (["photo"], 42),
     "spatial": (["group", "photo"], 3 * 42),
-    "hardened": (["base", "attack", "photo"], 10 * 14),
-    "hardened_eps": (["base", "attack", "eps", "start", "photo"], 3 * 6 * 7 + 2 * 2 + 4),
+    "pipeline": (["attack", "photo"], 7 * 14 + 3 * 28 + 2),
+    "pipeline_memory": (["photo"], 42),
+    "hardened": (["base", "attack", "photo"], 8 * 14),
+    "hardened_eps": (["base", "attack", "eps", "start", "photo"], 3 * 6 * 7 + 3 * 7 + 2 * 2 + 4),
 }
 
 
@@ -177,6 +179,8 @@ def test_a_sample_of_the_stored_tables_is_true(vgg: Base) -> None:
     sanity = pd.read_csv(STORED / "sanity.csv").set_index(["eps", "steps", "photo"]).loss
     with torch.no_grad():
         assert loss(load_photos("test")[0][1:2]).item() == pytest.approx(sanity[0, 0, 0], rel=1e-2)
+    norm = pd.read_csv(STORED / "pipeline.csv").set_index(["attack", "photo"])["feature norm"]["none", 0]
+    assert extract_readouts(vgg, load_photos("test")[0][1:2]).feature_norm.item() == pytest.approx(-norm, rel=1e-4)
     nonzero = pd.read_csv(STORED / "nonzero.csv").set_index(["attack", "transform", "photo"]).nonzero
     found = vgg.verdict(load_folder(STORED / "zero_filtered")[:1])[0].item()
     assert found == pytest.approx(nonzero["through filters", "no filter", 0], abs=2)
