@@ -1,9 +1,9 @@
 """The zero-out attack: its loop.
 
-Minimising features is not new (Wang et al. 2018, PhotoGuard 2023). What reaches exactly zero in the saved 8-bit file
-builds on three older ideas: a loss on the pre-activations with a margin (the confidence of Carlini & Wagner 2017),
-quantisation inside the loop (DDN, Rony et al. 2019), and weights that grow with the number of steps in which a unit
-was active, which is the dual ascent of augmented-Lagrangian attacks (ALMA, Rony et al. 2021) in a plain form.
+Minimising features is not new (Wang et al. 2018, PhotoGuard 2023). What reaches exactly zero in the saved 8-bit file in
+few steps builds on three older ideas: a loss on the pre-activations with a margin (the confidence of Carlini & Wagner
+2017), quantisation inside the loop (DDN, Rony et al. 2019), and weights that grow with the number of steps in which a
+unit was active, which is the dual ascent of augmented-Lagrangian attacks (ALMA, Rony et al. 2021) in a plain form.
 """
 
 import math
