@@ -155,7 +155,7 @@ ROWS = {  # table: columns that identify a row, rows
     "pipeline": (["attack", "photo"], 7 * 14 + 3 * 28 + 2),
     "pipeline_memory": (["photo"], 42),
     "hardened": (["base", "attack", "photo"], 8 * 14),
-    "hardened_eps": (["base", "attack", "eps", "start", "photo"], 3 * 6 * 7 + 3 * 7 + 2 * 2 + 4),
+    "hardened_eps": (["base", "attack", "eps", "start", "photo"], 3 * 6 * 14 + 2 * 2 + 4),
 }
 
 
