@@ -30,7 +30,7 @@ def as_linear(head: LogisticRegression) -> nn.Linear:
     weight, bias = torch.from_numpy(head.coef_), torch.from_numpy(head.intercept_)
     if len(bias) == 1:  # two classes: scikit-learn keeps one row, the difference of the two
         weight, bias = torch.cat([-weight, weight]) / 2, torch.cat([-bias, bias]) / 2
-    linear = nn.Linear(weight.shape[1], len(bias))
+    linear = nn.utils.skip_init(nn.Linear, weight.shape[1], len(bias))  # draws no random numbers
     linear.load_state_dict({"weight": weight.float(), "bias": bias.float()})
     return linear.requires_grad_(False)
 
