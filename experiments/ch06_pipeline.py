@@ -30,7 +30,7 @@ from helpers.defence.adaptive import ImageLoss, identity, minimise_loss, relativ
 from helpers.defence.detectors import max_cosine
 from helpers.defence.filters import Transform, blur, filtered, jpeg, shrink_and_pad, smaller
 from helpers.defence.readouts import Readout, channel_means, extract_readouts, stored_readouts
-from helpers.heads import as_linear, with_head
+from helpers.heads import with_head
 from helpers.images import load_photos, out_folder, to_grid
 from helpers.networks import embed
 
@@ -39,13 +39,14 @@ ROOM = 1.0  # standard deviations from the clean mean that a score may lie witho
 SIZES = range(100, 110)  # seeds of random sizes: five of the defender, five with which the attacker tries the result
 ATTACKS = ("none", "cross-entropy", "logits", "last layer", "several layers", "detectors", "filters")
 ON_ALL = ("none", "logits", "filters")  # on all photos; the others on every third
+SECOND = "second guide"  # "filters" once more, with another guide image
 
 
 class SoftScores:
     """The attacker's copy of the detectors, with gradients: how unusual an image is."""
 
     def __init__(self, defender: Defender) -> None:
-        self.defender, self.linear = defender, as_linear(defender.head)
+        self.defender = defender
         usual = [stored_readouts(name)["no filter"] for name in ("calibration", "clean")]
         scores = torch.cat([self.scores(readout) for readout in usual])  # (84, 9)
         self.mean, self.std = scores.mean(0), scores.std(0)
@@ -73,12 +74,13 @@ def loss_of(attack: str, soft: SoftScores, guide: Tensor) -> ImageLoss:
     base = vgg16()
     with torch.no_grad():
         target, z = on_cpu(*channel_means(base, guide.to(base.mean.device)))
-        place, logits = base.rest(z), soft.linear(target.features)
+        place, linear = base.rest(z), soft.defender.detectors.linear
+        logits = linear(target.features.double())
 
     def loss(x: Tensor) -> Tensor:
         readout, z = on_cpu(*channel_means(base, x))
         if attack == "logits":
-            return relative_distance(soft.linear(readout.features), logits)
+            return relative_distance(linear(readout.features.double()), logits)
         if attack == "last layer":
             return relative_distance(readout.features, target.features)
         pairs = zip(vars(readout).values(), vars(target).values(), strict=True)
@@ -113,13 +115,12 @@ def cross_entropy(classifier: Classifier, image: Tensor, truth: str, *, eps: flo
 
 
 def changed(attack: str, soft: SoftScores, image: Tensor, guide: Tensor, truth: str) -> Tensor:
-    """One image after one of ATTACKS, or "second guide", on the 8-bit grid."""
+    """One image after one of ATTACKS, on the 8-bit grid."""
     if attack == "none":
         return image
     if attack == "cross-entropy":
         return cross_entropy(with_head(vgg16(), soft.defender.head), image, truth)
-    through = attack in ("filters", "second guide")
-    settings = {"transforms": views(), "steps": 2 * STEPS} if through else {"steps": STEPS}
+    settings = {"transforms": views(), "steps": 2 * STEPS} if attack == "filters" else {"steps": STEPS}
     return minimise_loss(vgg16(), loss_of(attack, soft, guide), image, eps=EPS, **settings)
 
 
@@ -132,11 +133,12 @@ class Attacked:
 
     def guide(self, attack: str, photo: int) -> int:
         """The place of the guide image among the photos; it is of another class."""
-        return (photo + len(self.photos) // (3 if attack == "second guide" else 2)) % len(self.photos)
+        return (photo + len(self.photos) // (3 if attack == SECOND else 2)) % len(self.photos)
 
     def new(self, attack: str, photo: int) -> Tensor:
         image, guide = (self.photos[i : i + 1] for i in (photo, self.guide(attack, photo)))
-        return changed(attack, self.soft, image, guide, self.labels[photo])
+        kind = "filters" if attack == SECOND else attack
+        return changed(kind, self.soft, image, guide, self.labels[photo])
 
     def __call__(self, attack: str, photo: int) -> Tensor:
         """One image (1, 3, 224, 224) after an attack."""
@@ -175,6 +177,6 @@ def main(options: Sequence[str] = ()) -> None:
     cells = [{"attack": attack, "photo": i} for i in range(0, count, 3) for attack in ATTACKS]
     cells += [{"attack": attack, "photo": i} for i in range(count) if i % 3 for attack in ON_ALL]
     rows = fill(path, cells, partial(measure, attacked, known))
-    again = [{"attack": "second guide", "photo": int(row["photo"])} for row in rows if undone(row)]
+    again = [{"attack": SECOND, "photo": int(row["photo"])} for row in rows if undone(row)]
     fill(path, again, partial(measure, attacked, known))
     fill(FOLDER / "pipeline_memory.csv", [{}], partial(memory, attacked))

@@ -16,6 +16,7 @@ from helpers.defence.detectors import (
     flagged,
     joint_flags,
     max_cosine,
+    mcnemar,
     spatial_statistics,
     thresholds,
 )
@@ -93,6 +94,14 @@ def test_thresholds_keep_the_false_positive_rate_on_calibration_images() -> None
     scores = pd.DataFrame({"a": np.arange(100.0), "b": -np.arange(100.0)})
     for share in (0, 0.05, 0.5):
         assert flagged(scores, thresholds(scores, share)).mean().max() <= share
+
+
+def test_mcnemar_looks_only_at_the_images_on_which_two_counts_differ() -> None:
+    one = pd.Series([True] * 5 + [False] * 3 + [True] * 9, index=range(17))
+    other = pd.Series([False] * 5 + [True] + [False] * 2 + [True] * 9, index=range(17))
+    assert mcnemar(one, other) == (5, 1, pytest.approx(2 * (1 + 6) / 2**6))
+    assert mcnemar(other[::-1], one)[:2] == (1, 5), "by image, in any order"
+    assert mcnemar(one, one) == (0, 0, 1)
 
 
 def clean_scores(detectors: int = 8, images: int = 600) -> pd.DataFrame:

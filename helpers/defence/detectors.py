@@ -149,6 +149,16 @@ def exact_interval(hits: int, of: int) -> tuple[float, float]:
     return float(ends.low), float(ends.high)
 
 
+def mcnemar(one: pd.Series, other: pd.Series) -> tuple[int, int, float]:
+    """McNemar's exact test of two counts on the same images (McNemar 1947).
+
+    one, other: True or False, by image.
+    Returns how many images count in one only, how many in the other only, and the p-value of so uneven a split.
+    """
+    only = int((one & ~other).sum()), int((other & ~one).sum())
+    return *only, float(binomtest(only[0], sum(only)).pvalue) if any(only) else 1.0
+
+
 def evaluate_detectors(clean: pd.DataFrame, attacked: pd.DataFrame, limits: pd.Series) -> pd.DataFrame:
     """One row per detector: AUROC, TPR (attacked images flagged) and FPR (clean images flagged).
 
